@@ -1,0 +1,249 @@
+"""`ConversationEncoder`: rows in, proved examples out."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, TypeVar
+
+from deepfabric_trainer.encode.labels import IGNORED, prove, regions_of_tokens
+from deepfabric_trainer.encode.parts import Part, PartFinder, check_context
+from deepfabric_trainer.encode.regions import Region, TrainOn, Truncation
+from deepfabric_trainer.encode.truncate import droppable_exchanges
+from deepfabric_trainer.errors import ConfigError, DataFormatError, TemplateError
+from deepfabric_trainer.reasoning import ReasoningMode, place_reasoning
+from deepfabric_trainer.schema import Conversation, Message, Repair, normalize_row
+from deepfabric_trainer.template import ChatTemplate, FieldKind
+
+_Choice = TypeVar("_Choice", TrainOn, Truncation, ReasoningMode)
+
+
+@dataclass(frozen=True)
+class EncodedExample:
+    """One sequence to train on.
+
+    Args:
+        input_ids (`list[int]`): The token ids, length T.
+        labels (`list[int]`): The same ids where they are trained and -100 elsewhere, unshifted, length T.
+        regions (`list[Region]`): What each token is, length T.
+        text (`str`): The rendering that was tokenized.
+        inexact_turns (`int`): The trained turns that do not stand right after the prompt that inference shows.
+    """
+
+    input_ids: list[int]
+    labels: list[int]
+    regions: list[Region]
+    text: str
+    inexact_turns: int = 0
+
+
+@dataclass(frozen=True)
+class EncodedRow:
+    """What became of a row.
+
+    Args:
+        examples (`list[EncodedExample]`): At least one.
+        repairs (`frozenset[Repair]`): What had to be mended in the row.
+        dropped_messages (`int`): The messages that were dropped to keep to `max_length`.
+    """
+
+    examples: list[EncodedExample]
+    repairs: frozenset[Repair]
+    dropped_messages: int
+
+
+class ConversationEncoder:
+    """Turns conversation rows into tokens, labels and regions, and proves each of them.
+
+    Args:
+        processing_class (`PreTrainedTokenizerBase` or `ProcessorMixin`): A fast tokenizer with a chat template, or a
+            processor that has one.
+        train_on (`str`, *optional*, defaults to `"assistant"`): A [`TrainOn`].
+        tool_strategy (`str`, *optional*, defaults to `"all"`): Which tools of a row are rendered. Only `"all"` so far.
+        reasoning (`str`, *optional*, defaults to `"auto"`): A [`ReasoningMode`]: where the `reasoning` column goes.
+        max_length (`int`, *optional*): The longest example, in tokens. `None`: nothing is cut.
+        truncation (`str`, *optional*, defaults to `"turns"`): A [`Truncation`]: what happens beyond `max_length`.
+        chat_template (`str`, *optional*): Used in place of the tokenizer's own.
+        chat_template_kwargs (`Mapping[str, Any]`, *optional*): More variables for the template.
+        stop_token_ids (`Iterable[int]`, *optional*): Ids that end a turn, besides the tokenizer's `eos_token_id`:
+            those of the model's generation config belong here.
+    Raises:
+        ConfigError: For an option that does not exist, or a tokenizer without chat template or offsets.
+
+    Example:
+    ```python
+    encoder = ConversationEncoder(tokenizer)
+    for example in encoder.encode({"messages": messages, "tools": tools}):
+        example.input_ids, example.labels, example.regions
+    ```
+    """
+
+    def __init__(
+        self,
+        processing_class: Any,
+        *,
+        train_on: str = "assistant",
+        tool_strategy: str = "all",
+        reasoning: str = "auto",
+        max_length: int | None = None,
+        truncation: str = "turns",
+        chat_template: str | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        stop_token_ids: Iterable[int] = (),
+    ) -> None:
+        self.train_on = _choice(TrainOn, train_on, "train_on")
+        self.reasoning = _choice(ReasoningMode, reasoning, "reasoning")
+        self.truncation = _choice(Truncation, truncation, "truncation")
+        if tool_strategy != "all":
+            raise ConfigError(f"tool_strategy is {tool_strategy!r}", expected="'all', the only one in this version")
+        if max_length is not None and max_length < 1:
+            raise ConfigError(f"max_length is {max_length}", expected="a positive number of tokens, or None")
+        self.max_length = max_length
+        self.template = ChatTemplate(processing_class, chat_template=chat_template, variables=chat_template_kwargs)
+        self.tokenizer = self.template.tokenizer
+        if not getattr(self.tokenizer, "is_fast", False):
+            raise ConfigError(
+                f"the tokenizer {type(self.tokenizer).__name__} gives no character offsets",
+                expected="a fast tokenizer",
+                fix="load it with `AutoTokenizer.from_pretrained(...)`, which prefers the fast one",
+            )
+        self.stop_token_ids = tuple(stop_token_ids)
+
+    def encode(self, row: Mapping[str, Any]) -> list[EncodedExample]:
+        """Encode one row of `messages`, `tools` and `reasoning`; the row itself is not changed.
+
+        Returns:
+            `list[EncodedExample]`: Usually one; more when the template rewrites history, so that no single sequence
+            shows every turn in the context of inference.
+        Raises:
+            DataFormatError: If the row cannot be read, trains nothing, or is too long.
+            TemplateError: If the template drops something of it, or the labels cannot be proved.
+        """
+        return self.encode_row(row).examples
+
+    def encode_batch(self, rows: Iterable[Mapping[str, Any]]) -> list[list[EncodedExample]]:
+        """Encode several rows; errors name the row's number in the batch, counted from 0."""
+        encoded = []
+        for number, row in enumerate(rows):
+            try:
+                encoded.append(self.encode(row))
+            except (DataFormatError, TemplateError) as error:
+                raise error.at(f"row {number}") from error
+        return encoded
+
+    def encode_row(self, row: Mapping[str, Any]) -> EncodedRow:
+        """Encode one row and tell what had to be mended or dropped for it; see `encode`."""
+        conversation = normalize_row(row)
+        conversation = replace(
+            conversation,
+            messages=place_reasoning(conversation, self.reasoning, lambda: self.template.renders_reasoning),
+        )
+        self._wanted(conversation.messages)
+        examples = self._encode_messages(conversation, conversation.messages)
+        dropped = 0
+        exchanges = droppable_exchanges(conversation.messages) if self.truncation is Truncation.TURNS else []
+        while self._too_long(examples) and exchanges:
+            dropped += len(exchanges.pop(0))
+            kept = _without_oldest(conversation.messages, dropped)
+            if not any(message["role"] == "assistant" for message in kept):
+                break
+            examples = self._encode_messages(conversation, kept)
+        if self._too_long(examples):
+            longest = max(len(example.input_ids) for example in examples)
+            raise DataFormatError(
+                f"the row has {longest} tokens"
+                + (f" even without its {dropped} oldest messages" if dropped else "")
+                + f", max_length is {self.max_length}",
+                expected="a row that fits, since a cut one would train half a turn",
+                fix="raise `max_length`, shorten the row or give it fewer tools, or drop such rows with "
+                '`on_invalid="drop"`',
+            )
+        return EncodedRow(examples, conversation.repairs, dropped)
+
+    def _wanted(self, messages: Sequence[Message]) -> list[int]:
+        """Return the indices of the assistant messages to train."""
+        turns = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
+        if not turns and self.train_on is not TrainOn.ALL:
+            raise DataFormatError(
+                "the conversation has no assistant turn, so there is nothing to train",
+                expected="at least one message of role 'assistant'",
+                fix="add the answer, or remove the row from the training data",
+                path="messages",
+            )
+        if self.train_on is TrainOn.LAST_ASSISTANT:
+            return turns[-1:]
+        if self.train_on is TrainOn.TOOL_CALLS:
+            turns = [index for index in turns if messages[index].get("tool_calls")]
+            if not turns:
+                raise DataFormatError(
+                    'no turn makes a call, and train_on="tool_calls" trains nothing else',
+                    fix='remove the row, or train on "assistant"',
+                    path="messages",
+                )
+        return turns
+
+    def _encode_messages(self, conversation: Conversation, messages: Sequence[Message]) -> list[EncodedExample]:
+        if self.train_on is TrainOn.ALL:
+            return [self._encode_all(conversation, messages)]
+        parts = self._parts.find(messages, conversation.tools, self._wanted(messages))
+        return [self._encode_part(part) for part in parts]
+
+    def _encode_part(self, part: Part) -> EncodedExample:
+        text = part.rendering.text
+        input_ids, offsets = self._tokenize(text)
+        regions = regions_of_tokens(offsets, part.turns)
+        prove(text, input_ids, offsets, regions, part.turns, self.tokenizer)
+        labels = [
+            IGNORED if region is Region.CONTEXT else token for token, region in zip(input_ids, regions, strict=True)
+        ]
+        return EncodedExample(
+            input_ids, labels, regions, text, inexact_turns=sum(not turn.exact_context for turn in part.turns)
+        )
+
+    def _encode_all(self, conversation: Conversation, messages: Sequence[Message]) -> EncodedExample:
+        """Train every token, as TRL does by default, after the check that nothing was left out of the rendering."""
+        rendering = self.template.render_with_spans(messages, conversation.tools)
+        check_context(rendering, messages, conversation.tools)
+        for field, span in rendering.fields:
+            if field.kind is FieldKind.TOOL_NAME and span is None and field.text not in rendering.text:
+                raise TemplateError(
+                    f"the chat template leaves out the call of {field.text!r}",
+                    fix="use a chat template that renders tool calls (`chat_template_path`)",
+                    path=f"messages[{field.message}].tool_calls[{field.call}]",
+                )
+        input_ids, offsets = self._tokenize(rendering.text)
+        turns = self._parts.find_provable(rendering, messages, self._wanted(messages))
+        regions = [region or Region.FORMAT for region in regions_of_tokens(offsets, turns)]
+        return EncodedExample(input_ids, list(input_ids), regions, rendering.text)
+
+    def _tokenize(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        encoding = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        return encoding["input_ids"], encoding["offset_mapping"]
+
+    def _too_long(self, examples: Sequence[EncodedExample]) -> bool:
+        return self.max_length is not None and any(len(example.input_ids) > self.max_length for example in examples)
+
+    @cached_property
+    def _parts(self) -> PartFinder:
+        tokenizer = self.tokenizer
+        stop_ids = dict.fromkeys(
+            token for token in (tokenizer.eos_token_id, *self.stop_token_ids) if token is not None
+        )
+        specials = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+        return PartFinder(
+            self.template,
+            [tokenizer.decode([token], clean_up_tokenization_spaces=False) for token in stop_ids],
+            specials,
+        )
+
+
+def _without_oldest(messages: Sequence[Message], dropped: int) -> list[Message]:
+    first = next(index for index, message in enumerate(messages) if message["role"] == "user")
+    return [*messages[:first], *messages[first + dropped :]]
+
+
+def _choice(kind: type[_Choice], value: str, name: str) -> _Choice:
+    try:
+        return kind(value)
+    except ValueError:
+        choices = ", ".join(repr(choice.value) for choice in kind)
+        raise ConfigError(f"{name} is {value!r}", expected=f"one of {choices}") from None

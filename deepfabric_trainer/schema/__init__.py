@@ -1,0 +1,29 @@
+"""Typed rows, and the way from rows as they come to rows as chat templates want them.
+
+`types` says what a conversation is; `normalize` makes one from a row; `tools`, `calls` and `nulls` are its parts.
+"""
+
+from deepfabric_trainer.schema.normalize import conversation_key, normalize_row
+from deepfabric_trainer.schema.types import (
+    Conversation,
+    Function,
+    FunctionCall,
+    Message,
+    Repair,
+    RowReasoning,
+    Tool,
+    ToolCall,
+)
+
+__all__ = [
+    "Conversation",
+    "Function",
+    "FunctionCall",
+    "Message",
+    "Repair",
+    "RowReasoning",
+    "Tool",
+    "ToolCall",
+    "conversation_key",
+    "normalize_row",
+]
