@@ -1,3 +1,9 @@
 if not __name__.startswith("deepfabric_trainer."):
-    raise ImportError("import `deepfabric_trainer.collators`; the folder `collators/` holds its source and is no package")
+    raise ImportError(
+        "import `deepfabric_trainer.collators`; the folder `collators/` holds its source and is no package"
+    )
 
+from deepfabric_trainer.collators.shared_prefix import SharedPrefixCollator
+from deepfabric_trainer.collators.tool_call import ToolCallCollator
+
+__all__ = ["SharedPrefixCollator", "ToolCallCollator"]

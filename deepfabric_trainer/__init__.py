@@ -1,0 +1,72 @@
+"""Fine-tune language models to call tools: exact tokens, shared computation, evaluation while it trains."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from deepfabric_trainer.config import DeepFabricSFTConfig
+    from deepfabric_trainer.encode import ConversationEncoder, EncodedExample, Region
+    from deepfabric_trainer.errors import (
+        ConfigError,
+        DataFormatError,
+        DeepFabricTrainerError,
+        RowTooLongError,
+        TemplateError,
+    )
+    from deepfabric_trainer.prepare import prepare_dataset
+    from deepfabric_trainer.toolcalls import ParsedResponse, ToolCallScore, parse_tool_calls, score_tool_calls
+    from deepfabric_trainer.trainer import DeepFabricTrainer
+    from deepfabric_trainer.validate import ValidationReport, validate_dataset
+
+_MODULE_OF = {
+    "ConfigError": "errors",
+    "ConversationEncoder": "encode",
+    "DataFormatError": "errors",
+    "DeepFabricSFTConfig": "config",
+    "DeepFabricTrainer": "trainer",
+    "DeepFabricTrainerError": "errors",
+    "EncodedExample": "encode",
+    "ParsedResponse": "toolcalls",
+    "Region": "encode",
+    "RowTooLongError": "errors",
+    "TemplateError": "errors",
+    "ToolCallScore": "toolcalls",
+    "ValidationReport": "validate",
+    "parse_tool_calls": "toolcalls",
+    "prepare_dataset": "prepare",
+    "score_tool_calls": "toolcalls",
+    "validate_dataset": "validate",
+}
+
+__all__ = [
+    "ConfigError",
+    "ConversationEncoder",
+    "DataFormatError",
+    "DeepFabricSFTConfig",
+    "DeepFabricTrainer",
+    "DeepFabricTrainerError",
+    "EncodedExample",
+    "ParsedResponse",
+    "Region",
+    "RowTooLongError",
+    "TemplateError",
+    "ToolCallScore",
+    "ValidationReport",
+    "parse_tool_calls",
+    "prepare_dataset",
+    "score_tool_calls",
+    "validate_dataset",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first asked for, so that importing the package costs next to nothing."""
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

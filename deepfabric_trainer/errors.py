@@ -5,6 +5,7 @@ Exception
 └── DeepFabricTrainerError
     ├── ConfigError        (also a ValueError)  a setting, or a combination of settings, that cannot work
     ├── DataFormatError    (also a ValueError)  a row, a message or a tool that is not what it should be
+    │   └── RowTooLongError                     a row that does not fit into `max_length`
     └── TemplateError      (also a ValueError)  a chat template that drops or changes what must be trained
 ```
 
@@ -56,6 +57,10 @@ class ConfigError(DeepFabricTrainerError, ValueError):
 
 class DataFormatError(DeepFabricTrainerError, ValueError):
     """A row, a message or a tool that is not what it should be."""
+
+
+class RowTooLongError(DataFormatError):
+    """A row that does not fit into `max_length`, however many of its oldest exchanges are dropped."""
 
 
 class TemplateError(DeepFabricTrainerError, ValueError):

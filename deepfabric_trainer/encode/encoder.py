@@ -1,18 +1,19 @@
 """`ConversationEncoder`: rows in, proved examples out."""
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from deepfabric_trainer.encode.labels import IGNORED, prove, regions_of_tokens
-from deepfabric_trainer.encode.parts import Part, PartFinder, check_context
+from deepfabric_trainer.encode.parts import Part, PartFinder, check_calls, check_context
 from deepfabric_trainer.encode.regions import Region, TrainOn, Truncation
+from deepfabric_trainer.encode.select import require_turns, select_turns
 from deepfabric_trainer.encode.truncate import droppable_exchanges
-from deepfabric_trainer.errors import ConfigError, DataFormatError, TemplateError
+from deepfabric_trainer.errors import ConfigError, DataFormatError, RowTooLongError, TemplateError
 from deepfabric_trainer.reasoning import ReasoningMode, place_reasoning
-from deepfabric_trainer.schema import Conversation, Message, Repair, normalize_row
-from deepfabric_trainer.template import ChatTemplate, FieldKind
+from deepfabric_trainer.schema import Message, Repair, Tool, normalize_row
+from deepfabric_trainer.template import ChatTemplate
 
 _Choice = TypeVar("_Choice", TrainOn, Truncation, ReasoningMode)
 
@@ -98,8 +99,10 @@ class ConversationEncoder:
         if max_length is not None and max_length < 1:
             raise ConfigError(f"max_length is {max_length}", expected="a positive number of tokens, or None")
         self.max_length = max_length
-        self.template = ChatTemplate(processing_class, chat_template=chat_template, variables=chat_template_kwargs)
-        self.tokenizer = self.template.tokenizer
+        self.processing_class = processing_class
+        self.tokenizer = getattr(processing_class, "tokenizer", processing_class)
+        self.chat_template = chat_template
+        self.chat_template_kwargs = dict(chat_template_kwargs or {})
         if not getattr(self.tokenizer, "is_fast", False):
             raise ConfigError(
                 f"the tokenizer {type(self.tokenizer).__name__} gives no character offsets",
@@ -107,6 +110,8 @@ class ConversationEncoder:
                 fix="load it with `AutoTokenizer.from_pretrained(...)`, which prefers the fast one",
             )
         self.stop_token_ids = tuple(stop_token_ids)
+        self._finders: dict[str, PartFinder] = {}
+        self._finder({})
 
     def encode(self, row: Mapping[str, Any]) -> list[EncodedExample]:
         """Encode one row of `messages`, `tools` and `reasoning`; the row itself is not changed.
@@ -132,60 +137,47 @@ class ConversationEncoder:
 
     def encode_row(self, row: Mapping[str, Any]) -> EncodedRow:
         """Encode one row and tell what had to be mended or dropped for it; see `encode`."""
+        finder = self._finder(row.get("chat_template_kwargs") or {})
         conversation = normalize_row(row)
-        conversation = replace(
-            conversation,
-            messages=place_reasoning(conversation, self.reasoning, lambda: self.template.renders_reasoning),
-        )
-        self._wanted(conversation.messages)
-        examples = self._encode_messages(conversation, conversation.messages)
-        dropped = 0
-        exchanges = droppable_exchanges(conversation.messages) if self.truncation is Truncation.TURNS else []
-        while self._too_long(examples) and exchanges:
-            dropped += len(exchanges.pop(0))
-            kept = _without_oldest(conversation.messages, dropped)
-            if not any(message["role"] == "assistant" for message in kept):
+        messages = place_reasoning(conversation, self.reasoning, lambda: finder.template.renders_reasoning)
+        require_turns(messages, self.train_on)
+        examples, dropped = self._encode_fitting(finder, messages, conversation.tools)
+        return EncodedRow(examples, conversation.repairs, dropped)
+
+    def _encode_fitting(
+        self, finder: PartFinder, messages: Sequence[Message], tools: list[Tool] | None
+    ) -> tuple[list[EncodedExample], int]:
+        """Encode, dropping the oldest exchanges as far as `max_length` asks; return how many messages that took."""
+        examples = self._encode_messages(finder, messages, tools)
+        exchanges = droppable_exchanges(messages) if self.truncation is Truncation.TURNS else []
+        kept = list(messages)
+        for exchange in exchanges:
+            shorter = [
+                message for index, message in enumerate(messages) if index > exchange[-1] or index < exchanges[0][0]
+            ]
+            if not self._too_long(examples) or not select_turns(shorter, self.train_on):
                 break
-            examples = self._encode_messages(conversation, kept)
+            kept = shorter
+            examples = self._encode_messages(finder, kept, tools)
+        dropped = len(messages) - len(kept)
         if self._too_long(examples):
             longest = max(len(example.input_ids) for example in examples)
-            raise DataFormatError(
+            raise RowTooLongError(
                 f"the row has {longest} tokens"
                 + (f" even without its {dropped} oldest messages" if dropped else "")
                 + f", max_length is {self.max_length}",
                 expected="a row that fits, since a cut one would train half a turn",
-                fix="raise `max_length`, shorten the row or give it fewer tools, or drop such rows with "
-                '`on_invalid="drop"`',
+                fix="raise `max_length`, shorten the row, or give it fewer tools",
             )
-        return EncodedRow(examples, conversation.repairs, dropped)
+        return examples, dropped
 
-    def _wanted(self, messages: Sequence[Message]) -> list[int]:
-        """Return the indices of the assistant messages to train."""
-        turns = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
-        if not turns and self.train_on is not TrainOn.ALL:
-            raise DataFormatError(
-                "the conversation has no assistant turn, so there is nothing to train",
-                expected="at least one message of role 'assistant'",
-                fix="add the answer, or remove the row from the training data",
-                path="messages",
-            )
-        if self.train_on is TrainOn.LAST_ASSISTANT:
-            return turns[-1:]
-        if self.train_on is TrainOn.TOOL_CALLS:
-            turns = [index for index in turns if messages[index].get("tool_calls")]
-            if not turns:
-                raise DataFormatError(
-                    'no turn makes a call, and train_on="tool_calls" trains nothing else',
-                    fix='remove the row, or train on "assistant"',
-                    path="messages",
-                )
-        return turns
-
-    def _encode_messages(self, conversation: Conversation, messages: Sequence[Message]) -> list[EncodedExample]:
+    def _encode_messages(
+        self, finder: PartFinder, messages: Sequence[Message], tools: list[Tool] | None
+    ) -> list[EncodedExample]:
+        turns = select_turns(messages, self.train_on)
         if self.train_on is TrainOn.ALL:
-            return [self._encode_all(conversation, messages)]
-        parts = self._parts.find(messages, conversation.tools, self._wanted(messages))
-        return [self._encode_part(part) for part in parts]
+            return [self._encode_all(finder, messages, tools, turns)]
+        return [self._encode_part(part) for part in finder.find(messages, tools, turns)]
 
     def _encode_part(self, part: Part) -> EncodedExample:
         text = part.rendering.text
@@ -199,20 +191,16 @@ class ConversationEncoder:
             input_ids, labels, regions, text, inexact_turns=sum(not turn.exact_context for turn in part.turns)
         )
 
-    def _encode_all(self, conversation: Conversation, messages: Sequence[Message]) -> EncodedExample:
+    def _encode_all(
+        self, finder: PartFinder, messages: Sequence[Message], tools: list[Tool] | None, turns: list[int]
+    ) -> EncodedExample:
         """Train every token, as TRL does by default, after the check that nothing was left out of the rendering."""
-        rendering = self.template.render_with_spans(messages, conversation.tools)
-        check_context(rendering, messages, conversation.tools)
-        for field, span in rendering.fields:
-            if field.kind is FieldKind.TOOL_NAME and span is None and field.text not in rendering.text:
-                raise TemplateError(
-                    f"the chat template leaves out the call of {field.text!r}",
-                    fix="use a chat template that renders tool calls (`chat_template_path`)",
-                    path=f"messages[{field.message}].tool_calls[{field.call}]",
-                )
+        rendering = finder.template.render_with_spans(messages, tools)
+        check_context(rendering, messages, tools)
+        check_calls(rendering)
         input_ids, offsets = self._tokenize(rendering.text)
-        turns = self._parts.find_provable(rendering, messages, self._wanted(messages))
-        regions = [region or Region.FORMAT for region in regions_of_tokens(offsets, turns)]
+        known = regions_of_tokens(offsets, finder.find_provable(rendering, messages, turns))
+        regions = [region or Region.FORMAT for region in known]
         return EncodedExample(input_ids, list(input_ids), regions, rendering.text)
 
     def _tokenize(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
@@ -222,23 +210,23 @@ class ConversationEncoder:
     def _too_long(self, examples: Sequence[EncodedExample]) -> bool:
         return self.max_length is not None and any(len(example.input_ids) > self.max_length for example in examples)
 
-    @cached_property
-    def _parts(self) -> PartFinder:
-        tokenizer = self.tokenizer
-        stop_ids = dict.fromkeys(
-            token for token in (tokenizer.eos_token_id, *self.stop_token_ids) if token is not None
-        )
-        specials = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
-        return PartFinder(
-            self.template,
-            [tokenizer.decode([token], clean_up_tokenization_spaces=False) for token in stop_ids],
-            specials,
-        )
+    def _finder(self, variables: Mapping[str, Any]) -> PartFinder:
+        """Return the finder for these variables of the template, which a row may set for itself."""
+        key = json.dumps(variables, sort_keys=True, default=str)
+        if key not in self._finders:
+            template = ChatTemplate(
+                self.processing_class,
+                chat_template=self.chat_template,
+                variables={**self.chat_template_kwargs, **variables},
+            )
+            self._finders[key] = PartFinder(template, *_stop_and_special_texts(self.tokenizer, self.stop_token_ids))
+        return self._finders[key]
 
 
-def _without_oldest(messages: Sequence[Message], dropped: int) -> list[Message]:
-    first = next(index for index, message in enumerate(messages) if message["role"] == "user")
-    return [*messages[:first], *messages[first + dropped :]]
+def _stop_and_special_texts(tokenizer: Any, stop_token_ids: Sequence[int]) -> tuple[list[str], list[str]]:
+    ids = dict.fromkeys(token for token in (tokenizer.eos_token_id, *stop_token_ids) if token is not None)
+    stops = [tokenizer.decode([token], clean_up_tokenization_spaces=False) for token in ids]
+    return stops, [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
 
 
 def _choice(kind: type[_Choice], value: str, name: str) -> _Choice:

@@ -127,6 +127,22 @@ def check_context(rendering: Rendering, messages: Sequence[Message], tools: Sequ
             )
 
 
+def check_calls(rendering: Rendering) -> None:
+    """Require that the name of every call stands in the rendering.
+
+    Raises:
+        TemplateError: If the template left a call out without a word; it names the call.
+    """
+    for field, span in rendering.fields:
+        if field.kind is FieldKind.TOOL_NAME and span is None and field.text not in rendering.text:
+            raise TemplateError(
+                f"the chat template leaves out the call of {field.text!r}",
+                expected="every call in the rendering",
+                fix="use a chat template that renders tool calls (`chat_template_path`)",
+                path=f"messages[{field.message}].tool_calls[{field.call}]",
+            )
+
+
 def _without_assistant(rendering: Rendering, messages: Sequence[Message]) -> str:
     """Return the rendering without what the assistant's messages gave, as far as that is known."""
     kept, position = [], 0

@@ -3,7 +3,7 @@
 `types` says what a conversation is; `normalize` makes one from a row; `tools`, `calls` and `nulls` are its parts.
 """
 
-from deepfabric_trainer.schema.normalize import conversation_key, normalize_row
+from deepfabric_trainer.schema.normalize import conversation_key, is_conversation, normalize_row
 from deepfabric_trainer.schema.types import (
     Conversation,
     Function,
@@ -25,5 +25,6 @@ __all__ = [
     "Tool",
     "ToolCall",
     "conversation_key",
+    "is_conversation",
     "normalize_row",
 ]

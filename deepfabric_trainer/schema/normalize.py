@@ -71,6 +71,15 @@ def conversation_key(row: Mapping[str, Any]) -> str | None:
     return next((key for key in ("messages", "conversations") if key in row), None)
 
 
+def is_conversation(row: Mapping[str, Any]) -> bool:
+    """Tell whether a row is a conversation: a list of messages, as objects or as the JSON text of a list."""
+    key = conversation_key(row)
+    messages = row[key] if key is not None else None
+    if isinstance(messages, str):
+        return messages.lstrip().startswith("[")
+    return isinstance(messages, list) and all(isinstance(message, Mapping) for message in messages)
+
+
 def _normalize_message(message: Any, path: str, tools: list[Tool] | None, repairs: set[Repair]) -> Message:
     if not isinstance(message, Mapping):
         raise DataFormatError(

@@ -1,0 +1,87 @@
+"""`deepfabric-trainer train`: a training run from options or a YAML file."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from trl import ModelConfig, TrlParser, get_peft_config
+
+from deepfabric_trainer.callbacks.sample_generation import SampleGenerationCallback
+from deepfabric_trainer.config import DeepFabricSFTConfig
+from deepfabric_trainer.rows import load_rows
+from deepfabric_trainer.trainer import DeepFabricTrainer
+
+
+@dataclass
+class DataArguments:
+    """What to train and evaluate on.
+
+    Args:
+        dataset_name_or_path (`str`): Training rows: a .jsonl, .json or .parquet file, or a dataset on the Hub.
+        eval_dataset_name_or_path (`str`, *optional*): Evaluation rows, likewise.
+        eval_generations (`int`, *optional*, defaults to 32): Turns to generate and score at each evaluation.
+        max_new_tokens (`int`, *optional*, defaults to 256): Longest generated turn (tokens).
+    """
+
+    dataset_name_or_path: str = field(
+        metadata={"help": "Training rows: a .jsonl, .json or .parquet file, or a dataset on the Hub."}
+    )
+    eval_dataset_name_or_path: str | None = field(
+        default=None, metadata={"help": "Evaluation rows: a .jsonl, .json or .parquet file, or a dataset on the Hub."}
+    )
+    eval_generations: int = field(
+        default=32, metadata={"help": "Turns to generate and score at each evaluation; 0 for none."}
+    )
+    max_new_tokens: int = field(default=256, metadata={"help": "Longest generated turn in tokens."})
+
+
+def train(argv: Sequence[str]) -> int:
+    """Train a model, save it in the output folder.
+
+    Returns:
+        `int`: 0 when the run came to its end.
+    """
+    parser = TrlParser(
+        (DataArguments, DeepFabricSFTConfig, ModelConfig),
+        prog="deepfabric-trainer train",
+        description="Train a model to call tools. Options may stand in a YAML file, given with --config.",
+    )
+    data, args, model = parser.parse_args_and_config(list(argv))
+    trainer = build_trainer(data, args, model)
+    trainer.train()
+    trainer.save_model()
+    return 0
+
+
+def build_trainer(data: DataArguments, args: DeepFabricSFTConfig, model: ModelConfig) -> DeepFabricTrainer:
+    """Load data and model, and put the trainer together.
+
+    Raises:
+        ConfigError: If something cannot be loaded.
+        DataFormatError: If rows cannot be trained on.
+    """
+    args.model_init_kwargs = {**_model_init_kwargs(model), **(args.model_init_kwargs or {})}
+    evaluation = load_rows(data.eval_dataset_name_or_path, split="test") if data.eval_dataset_name_or_path else None
+    callbacks = []
+    if evaluation is not None and data.eval_generations:
+        callbacks.append(
+            SampleGenerationCallback(num_samples=data.eval_generations, max_new_tokens=data.max_new_tokens)
+        )
+    return DeepFabricTrainer(
+        model=model.model_name_or_path,
+        args=args,
+        train_dataset=load_rows(data.dataset_name_or_path),
+        eval_dataset=evaluation,
+        callbacks=callbacks,
+        peft_config=get_peft_config(model),
+    )
+
+
+def _model_init_kwargs(model: ModelConfig) -> dict[str, Any]:
+    settings = {
+        "revision": model.model_revision,
+        "trust_remote_code": model.trust_remote_code,
+        "attn_implementation": model.attn_implementation,
+        "dtype": model.dtype,
+    }
+    return {name: value for name, value in settings.items() if value is not None}

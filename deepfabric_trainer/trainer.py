@@ -1,0 +1,247 @@
+"""`DeepFabricTrainer`: `SFTTrainer` with our encoding, our batches and our metrics in its place."""
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset, IterableDataset
+from transformers import AutoConfig, GenerationConfig, TrainerCallback, TrainingArguments
+from trl import SFTTrainer
+from trl.data_utils import get_dataset_column_names
+from trl.trainer.utils import global_then_local_main_first
+
+from deepfabric_trainer.collators.shared_prefix import SharedPrefixCollator
+from deepfabric_trainer.collators.support import why_not_shared
+from deepfabric_trainer.collators.tool_call import ToolCallCollator
+from deepfabric_trainer.config import Batching, DeepFabricSFTConfig
+from deepfabric_trainer.encode import ConversationEncoder
+from deepfabric_trainer.errors import ConfigError, RowTooLongError
+from deepfabric_trainer.prepare import encode_dataset, settle, stream_dataset, write_rejected
+from deepfabric_trainer.schema import is_conversation
+
+logger = logging.getLogger(__name__)
+
+
+class DeepFabricTrainer(SFTTrainer):
+    """Drop-in for [`~trl.SFTTrainer`] that trains on exactly the right tokens of tool-calling conversations.
+
+    The constructor is `SFTTrainer`'s. With a [`DeepFabricSFTConfig`] only the assistant is trained, up to the model's
+    whole context, and what a batch has in common is computed once. With a plain `SFTConfig` the run is TRL's, except
+    that rows which TRL would corrupt are encoded right, which the log says. Rows that are no conversations (text,
+    prompt-completion, tokenized, with images) go TRL's way, unchanged.
+
+    Callbacks that have a method `compute_metrics` are asked for more metrics in each evaluation, before anyone reads
+    them; those whose `dataset` is `None` get the evaluation rows as they came.
+
+    Raises:
+        DataFormatError: If rows cannot be trained on; it counts them by cause and names the first.
+        ConfigError: If settings cannot work together.
+    """
+
+    _total_train_tokens: int
+
+    def __init__(
+        self,
+        model: Any,
+        args: TrainingArguments | None = None,
+        data_collator: Any = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: Any = None,
+        compute_loss_func: Callable[..., Any] | None = None,
+        compute_metrics: Callable[..., dict[str, Any]] | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[Any, Any] = (None, None),
+        optimizer_cls_and_kwargs: tuple[Any, dict[str, Any]] | None = None,
+        preprocess_logits_for_metrics: Callable[..., torch.Tensor] | None = None,
+        quantization_config: Any = None,
+        peft_config: Any = None,
+        formatting_func: Callable[[dict[str, Any]], str] | None = None,
+    ) -> None:
+        if args is None:
+            name = model if isinstance(model, str) else model.config.name_or_path
+            args = DeepFabricSFTConfig(f"{name.rstrip('/').split('/')[-1]}-SFT")
+        self._context_length, self._stop_token_ids = _facts_of(model, args)
+        if isinstance(args, DeepFabricSFTConfig) and args.packing and args.max_length is None:
+            args.max_length = self._context_length
+        conversations = train_dataset is not None and _holds_conversations(train_dataset)
+        self._assistant_only = bool(getattr(args, "assistant_only_loss", False))
+        self._total_computed_tokens = 0
+        _give_dataset(callbacks or [], eval_dataset)
+        with _without_assistant_only_loss(args, conversations):
+            super().__init__(
+                model=model,
+                args=args,
+                data_collator=data_collator,
+                train_dataset=train_dataset,
+                eval_dataset=eval_dataset,
+                processing_class=processing_class,
+                compute_loss_func=compute_loss_func,
+                compute_metrics=compute_metrics,
+                callbacks=callbacks,
+                optimizers=optimizers,
+                optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
+                preprocess_logits_for_metrics=preprocess_logits_for_metrics,
+                quantization_config=quantization_config,
+                peft_config=peft_config,
+                formatting_func=formatting_func,
+            )
+        if conversations and data_collator is None and isinstance(self.args, DeepFabricSFTConfig):
+            self._set_collator(self.args)
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Compute the parent's loss, and count tokens as the examples have them: a 4-D mask says nothing about it."""
+        num_tokens, num_computed = inputs.pop("num_tokens", None), inputs.pop("num_computed", None)
+        total = self._total_train_tokens
+        result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        if num_tokens is not None and self.model.training:
+            counts = self.accelerator.gather_for_metrics(torch.stack([num_tokens, num_computed])[None]).sum(0)
+            self._total_train_tokens = total + int(counts[0])
+            self._total_computed_tokens += int(counts[1])
+            self._metrics["train"]["num_tokens"] = [self._total_train_tokens]
+            self._metrics["train"]["num_computed_tokens"] = [self._total_computed_tokens]
+        return result
+
+    def evaluation_loop(self, dataloader: Any, description: str, *args: Any, **kwargs: Any) -> Any:
+        """Run the parent's loop, then ask the callbacks for their metrics, before anyone reads them."""
+        output = super().evaluation_loop(dataloader, description, *args, **kwargs)
+        if description == "Evaluation":
+            for callback in self.callback_handler.callbacks:
+                if hasattr(callback, "compute_metrics"):
+                    metrics = callback.compute_metrics(
+                        model=self.model,
+                        processing_class=self.processing_class,
+                        state=self.state,
+                        metric_key_prefix=kwargs.get("metric_key_prefix", "eval"),
+                    )
+                    output.metrics.update(metrics)
+        return output
+
+    def _prepare_dataset(
+        self,
+        dataset: Any,
+        processing_class: Any,
+        args: Any,
+        packing: bool,
+        formatting_func: Callable[[dict[str, Any]], str] | None,
+        dataset_name: str,
+    ) -> Any:
+        if formatting_func is not None or not _holds_conversations(dataset):
+            return super()._prepare_dataset(dataset, processing_class, args, packing, formatting_func, dataset_name)
+        prepared = self._encode(dataset, self._encoder(processing_class, args), args, dataset_name)
+        if packing:
+            prepared = prepared.select_columns(["input_ids", "labels"])
+            return super()._prepare_dataset(prepared, processing_class, args, packing, None, dataset_name)
+        return prepared.shuffle(seed=args.seed) if args.shuffle_dataset else prepared
+
+    def _encoder(self, processing_class: Any, args: Any) -> ConversationEncoder:
+        if isinstance(args, DeepFabricSFTConfig):
+            return ConversationEncoder(
+                processing_class,
+                train_on=args.train_on,
+                reasoning=args.reasoning,
+                max_length=args.max_length or self._context_length,
+                truncation=args.truncation,
+                stop_token_ids=self._stop_token_ids,
+            )
+        return ConversationEncoder(
+            processing_class,
+            train_on="assistant" if self._assistant_only else "all",
+            max_length=args.max_length,
+            stop_token_ids=self._stop_token_ids,
+        )
+
+    def _encode(self, dataset: Any, encoder: ConversationEncoder, args: Any, name: str) -> Any:
+        on_invalid = args.on_invalid if isinstance(args, DeepFabricSFTConfig) else "raise"
+        if isinstance(dataset, IterableDataset):
+            return stream_dataset(dataset, encoder, on_invalid=on_invalid, name=name)
+        with global_then_local_main_first():
+            prepared, report = encode_dataset(dataset, encoder, num_proc=args.dataset_num_proc, name=name)
+        is_main = args.process_index == 0
+        if report.rejected and is_main:
+            rejected = Path(args.output_dir) / ("rejected.jsonl" if name == "train" else f"rejected_{name}.jsonl")
+            write_rejected(rejected, dataset, report.rejected)
+        # TRL cuts long rows, and a script that works with it must go on working: such rows are left out, with a word.
+        settle(report, on_invalid, tolerated=() if isinstance(args, DeepFabricSFTConfig) else (RowTooLongError,))
+        if is_main:
+            for sentence in report.sentences(name):
+                logger.warning(sentence)
+        return prepared
+
+    def _set_collator(self, args: DeepFabricSFTConfig) -> None:
+        """Choose the layout of the batches; the log says which, when it is not what was asked for."""
+        if args.packing or args.padding_free:
+            return
+        pad_token_id = self._tokenizer.pad_token_id
+        reason = None if args.batching == Batching.PADDED else why_not_shared(self.model)
+        if args.batching == Batching.PADDED or reason is not None:
+            if args.batching == Batching.SHARED_PREFIX:
+                raise ConfigError(
+                    f"batching='shared_prefix', but the model cannot share prefixes: {reason}",
+                    fix="set batching='auto' or 'padded'",
+                )
+            if reason is not None and args.process_index == 0:
+                logger.warning("batches are padded, because the model cannot share prefixes: %s", reason)
+            self.data_collator: Any = ToolCallCollator(pad_token_id, args.pad_to_multiple_of)
+            return
+        self.data_collator = SharedPrefixCollator(
+            pad_token_id,
+            attn_implementation=self.model.config.get_text_config()._attn_implementation,
+            mask_dtype=self.model.dtype,
+            return_num_tokens=True,
+        )
+
+
+def _holds_conversations(dataset: Any) -> bool:
+    """Tell whether a dataset's rows are ours to encode; all others go TRL's way."""
+    columns = get_dataset_column_names(dataset)
+    if {"input_ids", "prompt", "completion", "image", "images"} & set(columns):
+        return False
+    return bool({"messages", "conversations"} & set(columns)) and is_conversation(next(iter(dataset)))
+
+
+def _facts_of(model: Any, args: TrainingArguments) -> tuple[int | None, tuple[int, ...]]:
+    """Return the model's context length (tokens) and the ids at which its generation stops."""
+    if isinstance(model, str):
+        init_kwargs = getattr(args, "model_init_kwargs", None) or {}
+        trust = init_kwargs.get("trust_remote_code", getattr(args, "trust_remote_code", False))
+        revision = init_kwargs.get("revision")
+        config = AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=trust)
+        try:
+            generation = GenerationConfig.from_pretrained(model, revision=revision)
+        except OSError:  # not every model has the file; the tokenizer's stop token is known anyway
+            generation = None
+    else:
+        config, generation = model.config, getattr(model, "generation_config", None)
+    stop = getattr(generation, "eos_token_id", None)
+    stops = () if stop is None else (stop,) if isinstance(stop, int) else tuple(stop)
+    return getattr(config.get_text_config(), "max_position_embeddings", None), stops
+
+
+def _give_dataset(callbacks: list[TrainerCallback], eval_dataset: Any) -> None:
+    """Give the evaluation rows, before they are encoded, to the callbacks that want rows and have none."""
+    if isinstance(eval_dataset, dict):
+        eval_dataset = next(iter(eval_dataset.values()), None)
+    if not isinstance(eval_dataset, Dataset) or not _holds_conversations(eval_dataset):
+        return
+    for callback in callbacks:
+        if hasattr(callback, "compute_metrics") and getattr(callback, "dataset", eval_dataset) is None:
+            callback.dataset = eval_dataset
+
+
+@contextmanager
+def _without_assistant_only_loss(args: TrainingArguments, conversations: bool) -> Iterator[None]:
+    """Hide the flag from the parent, which insists on templates that it knows; our labels are right on any."""
+    if not conversations or not getattr(args, "assistant_only_loss", False):
+        yield
+        return
+    args.assistant_only_loss = False
+    try:
+        yield
+    finally:
+        args.assistant_only_loss = True

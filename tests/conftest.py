@@ -1,0 +1,84 @@
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["WANDB_MODE"] = "disabled"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import pytest
+import torch
+
+from tests.fixtures import tiny
+
+# The models of the tests are so small that threads only wait for each other.
+torch.set_num_threads(1)
+
+
+@pytest.fixture
+def tiny_tokenizer() -> Any:
+    """A fresh byte-level tokenizer with a ChatML template that renders tools in Qwen's style."""
+    return tiny.tiny_tokenizer()
+
+
+@pytest.fixture
+def tiny_model(tiny_tokenizer: Any) -> Any:
+    """A fresh random Llama of two layers for `tiny_tokenizer`."""
+    return tiny.tiny_model(tiny_tokenizer)
+
+
+@pytest.fixture
+def make_tiny_model(tiny_tokenizer: Any) -> Callable[..., Any]:
+    """Makes random models for `tiny_tokenizer`: `make_tiny_model(family="qwen2", seed=1)`."""
+    return lambda **options: tiny.tiny_model(tiny_tokenizer, **options)
+
+
+@pytest.fixture
+def tool_rows() -> list[dict[str, Any]]:
+    """Rows of `messages` and `tools`, fresh copies."""
+    return tiny.tool_rows()
+
+
+@pytest.fixture(scope="session")
+def assets() -> Path:
+    """The folder of real tokenizers, one subfolder each."""
+    folder = os.environ.get("DEEPFABRIC_TEST_ASSETS")
+    if not folder:
+        pytest.skip("DEEPFABRIC_TEST_ASSETS does not point at a folder of real tokenizers")
+    return Path(folder)
+
+
+@pytest.fixture
+def make_sft_trainer(tiny_tokenizer: Any, tiny_model: Any, tmp_path: Path) -> Callable[..., Any]:
+    """Makes plain `trl.SFTTrainer`s on the tiny model: `make_sft_trainer(rows, callbacks=[...], max_steps=2)`."""
+
+    def make(
+        rows: list[dict[str, Any]], *, callbacks: Any = (), model: Any = None, eval_dataset: Any = None, **args: Any
+    ) -> Any:
+        from datasets import Dataset
+        from trl import SFTConfig, SFTTrainer
+
+        options: dict[str, Any] = {
+            "output_dir": str(tmp_path / "run"),
+            "per_device_train_batch_size": 2,
+            "max_steps": 2,
+            "learning_rate": 1e-3,
+            "use_cpu": True,
+            "bf16": False,
+            "report_to": [],
+            "disable_tqdm": True,
+            "logging_steps": 1,
+            "save_strategy": "no",
+            "activation_checkpointing": False,
+        }
+        return SFTTrainer(
+            model=tiny_model if model is None else model,
+            args=SFTConfig(**(options | args)),
+            processing_class=tiny_tokenizer,
+            train_dataset=Dataset.from_list(rows),
+            eval_dataset=eval_dataset,
+            callbacks=list(callbacks),
+        )
+
+    return make

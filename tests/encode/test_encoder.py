@@ -1,0 +1,358 @@
+import copy
+import json
+import pickle
+from typing import Any
+
+import pytest
+
+from deepfabric_trainer.encode import ConversationEncoder, EncodedExample, Region
+from deepfabric_trainer.errors import ConfigError, DataFormatError, RowTooLongError, TemplateError
+from deepfabric_trainer.schema import Repair
+from tests.fixtures.templates import NAMES, tokenizer_with
+from tests.fixtures.tiny import TOOLS, call, tiny_tokenizer
+
+ROW: dict[str, Any] = {
+    "messages": [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Weather in Köln?"},
+        {"role": "assistant", "content": "", "tool_calls": [call("get_weather", city='Köln "\\', days=2)]},
+        {"role": "tool", "content": '{"rain": true}'},
+        {"role": "assistant", "content": "It rains. ☔"},
+    ],
+    "tools": TOOLS,
+}
+ARGUMENTS = json.dumps({"city": 'Köln "\\', "days": 2}, ensure_ascii=False)
+
+
+def runs(example: EncodedExample, tokenizer: Any) -> list[tuple[str, str]]:
+    """Return the runs of trained tokens of one region: its name and the decoded text."""
+    found: list[tuple[str, list[int]]] = []
+    for region, token in zip(example.regions, example.input_ids, strict=True):
+        if found and found[-1][0] == region.name:
+            found[-1][1].append(token)
+        else:
+            found.append((region.name, [token]))
+    return [(name, tokenizer.decode(ids)) for name, ids in found if name != "CONTEXT"]
+
+
+def trained_text(example: EncodedExample, tokenizer: Any) -> str:
+    return str(tokenizer.decode([label for label in example.labels if label != -100]))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_example_with_ids_labels_and_regions_of_one_length(name: str) -> None:
+    tokenizer = tokenizer_with(name)
+    (example,) = ConversationEncoder(tokenizer).encode(ROW)
+    assert len(example.input_ids) == len(example.labels) == len(example.regions)
+    assert example.input_ids == tokenizer(example.text, add_special_tokens=False)["input_ids"]
+    for token, label, region in zip(example.input_ids, example.labels, example.regions, strict=True):
+        assert label == (-100 if region is Region.CONTEXT else token)
+    assert example.inexact_turns == 0
+
+
+@pytest.mark.parametrize("name", ["own", "qwen2_5", "qwen3_instruct_2507"])
+def test_the_trained_tokens_are_the_turns_up_to_their_stop_token(name: str) -> None:
+    tokenizer = tokenizer_with(name)
+    (example,) = ConversationEncoder(tokenizer).encode(ROW)
+    assert runs(example, tokenizer) == [
+        ("FORMAT", '<tool_call>\n{"name": "'),
+        ("TOOL_NAME", "get_weather"),
+        ("FORMAT", '", "arguments": '),
+        ("TOOL_ARGUMENTS", ARGUMENTS),
+        ("FORMAT", "}\n</tool_call>"),
+        ("STOP", "<|im_end|>"),
+        ("CONTENT", "It rains. ☔"),
+        ("STOP", "<|im_end|>"),
+    ]
+
+
+def test_llama_is_trained_from_behind_its_header_to_its_end_of_turn() -> None:
+    tokenizer = tokenizer_with("llama3_1")
+    (example,) = ConversationEncoder(tokenizer).encode(ROW)
+    assert runs(example, tokenizer) == [
+        ("FORMAT", '{"name": "'),
+        ("TOOL_NAME", "get_weather"),
+        ("FORMAT", '", "parameters": '),
+        ("TOOL_ARGUMENTS", ARGUMENTS),
+        ("FORMAT", "}"),
+        ("STOP", "<|eot_id|>"),
+        ("CONTENT", "It rains. ☔"),
+        ("STOP", "<|eot_id|>"),
+    ]
+
+
+def test_an_empty_think_block_that_the_template_invents_is_not_trained() -> None:
+    tokenizer = tokenizer_with("qwen3")
+    (example,) = ConversationEncoder(tokenizer).encode(ROW)
+    assert "<think>\n\n</think>\n\nIt rains." in example.text
+    assert "think" not in trained_text(example, tokenizer)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_turn_stands_right_behind_the_prompt_of_inference(name: str) -> None:
+    tokenizer = tokenizer_with(name)
+    (example,) = ConversationEncoder(tokenizer).encode(ROW)
+    firsts = [
+        position
+        for position, label in enumerate(example.labels)
+        if label != -100 and (position == 0 or example.labels[position - 1] == -100)
+    ]
+    for index, first in zip((2, 4), firsts, strict=True):
+        prompt = tokenizer.apply_chat_template(
+            ROW["messages"][:index], tools=TOOLS, add_generation_prompt=True, tokenize=False
+        )
+        before = tokenizer.decode(example.input_ids[:first])
+        assert before.removesuffix("<think>\n\n</think>\n\n") == prompt
+
+
+REASONED: dict[str, Any] = {
+    "messages": [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Hello.", "reasoning_content": "They greet."},
+        {"role": "user", "content": "Weather in Rome?"},
+        {"role": "assistant", "content": "Sun.", "reasoning_content": "It is summer."},
+    ]
+}
+
+
+def test_a_conversation_is_split_where_the_template_deletes_earlier_reasoning() -> None:
+    tokenizer = tokenizer_with("qwen3")
+    whole, early = ConversationEncoder(tokenizer).encode(REASONED)
+    assert trained_text(whole, tokenizer) == "<think>\nIt is summer.\n</think>\n\nSun.<|im_end|>"
+    assert "They greet." not in whole.text
+    assert trained_text(early, tokenizer) == "<think>\nThey greet.\n</think>\n\nHello.<|im_end|>"
+    assert "Rome" not in early.text
+    assert Region.REASONING in whole.regions
+    assert Region.REASONING in early.regions
+    assert whole.inexact_turns == early.inexact_turns == 0
+
+
+def test_reasoning_that_no_rendering_shows_is_an_error_that_names_it() -> None:
+    with pytest.raises(TemplateError, match=r"leaves out the reasoning 'It is summer\.'") as caught:
+        ConversationEncoder(tokenizer_with("qwen2_5")).encode(REASONED)
+    assert caught.value.path == "messages[3].reasoning_content"
+
+
+@pytest.mark.parametrize(("mode", "inside"), [("inline", True), ("none", False)])
+def test_reasoning_goes_inline_or_nowhere_by_choice(mode: str, inside: bool) -> None:
+    tokenizer = tokenizer_with("qwen2_5")
+    (example,) = ConversationEncoder(tokenizer, reasoning=mode).encode(REASONED)
+    assert ("They greet." in trained_text(example, tokenizer)) is inside
+
+
+def test_the_reasoning_column_is_trained_where_the_template_has_a_place_for_it() -> None:
+    row = {**ROW, "reasoning": {"style": "freetext", "content": "I look it up."}}
+    tokenizer = tokenizer_with("qwen3")
+    (example,) = ConversationEncoder(tokenizer).encode(row)
+    assert ("REASONING", "I look it up.") in runs(example, tokenizer)
+    plain = tokenizer_with("qwen2_5")
+    (without,) = ConversationEncoder(plain).encode(row)
+    assert "I look it up." not in without.text
+
+
+@pytest.mark.parametrize(
+    ("train_on", "expected"),
+    [
+        ("assistant", [True, True]),
+        ("last_assistant", [False, True]),
+        ("tool_calls", [True, False]),
+    ],
+)
+def test_train_on_chooses_the_turns(train_on: str, expected: list[bool]) -> None:
+    tokenizer = tiny_tokenizer()
+    (example,) = ConversationEncoder(tokenizer, train_on=train_on).encode(ROW)
+    text = trained_text(example, tokenizer)
+    assert ["get_weather" in text, "It rains." in text] == expected
+
+
+def test_train_on_all_trains_every_token_as_trl_does() -> None:
+    tokenizer = tiny_tokenizer()
+    (example,) = ConversationEncoder(tokenizer, train_on="all").encode(ROW)
+    assert example.labels == example.input_ids
+    assert Region.CONTEXT not in example.regions
+    assert Region.TOOL_NAME in example.regions
+
+
+def test_train_on_all_takes_rows_without_an_assistant() -> None:
+    (example,) = ConversationEncoder(tiny_tokenizer(), train_on="all").encode({"messages": ROW["messages"][:2]})
+    assert example.labels == example.input_ids
+
+
+def test_parallel_calls_are_found_one_by_one() -> None:
+    tokenizer = tiny_tokenizer()
+    calls = [call("get_weather", city="Rome"), call("get_weather", city="Oslo"), call("send_mail", to="a", text="b")]
+    row = {
+        "messages": [ROW["messages"][1], {"role": "assistant", "content": "I do.", "tool_calls": calls}],
+        "tools": TOOLS,
+    }
+    (example,) = ConversationEncoder(tokenizer).encode(row)
+    found = runs(example, tokenizer)
+    assert [text for name, text in found if name == "TOOL_NAME"] == ["get_weather", "get_weather", "send_mail"]
+    assert [text for name, text in found if name == "TOOL_ARGUMENTS"] == [
+        '{"city": "Rome"}',
+        '{"city": "Oslo"}',
+        '{"to": "a", "text": "b"}',
+    ]
+    assert found[0] == ("CONTENT", "I do.")
+
+
+@pytest.mark.parametrize("name", ["own", "qwen2_5", "qwen3", "llama3_1"])
+def test_arguments_as_json_text_give_the_same_tokens_as_an_object(name: str) -> None:
+    encoder = ConversationEncoder(tokenizer_with(name))
+    row = copy.deepcopy(ROW)
+    function = row["messages"][2]["tool_calls"][0]["function"]
+    function["arguments"] = json.dumps(function["arguments"])
+    assert encoder.encode(row) == encoder.encode(ROW)
+    assert encoder.encode_row(row).repairs == {Repair.ARGUMENTS_JSON}
+
+
+def test_a_call_without_arguments_is_trained() -> None:
+    tokenizer = tiny_tokenizer()
+    row = {
+        "messages": [ROW["messages"][1], {"role": "assistant", "content": None, "tool_calls": [call("get_weather")]}],
+        "tools": TOOLS,
+    }
+    (example,) = ConversationEncoder(tokenizer).encode(row)
+    assert ("TOOL_ARGUMENTS", "{}") in runs(example, tokenizer)
+
+
+DROPS_TOOLS = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+
+
+def test_a_template_that_drops_the_tools_is_an_error_that_names_the_tool() -> None:
+    with pytest.raises(TemplateError, match="leaves out 'get_weather' of the tool") as caught:
+        ConversationEncoder(tiny_tokenizer(), chat_template=DROPS_TOOLS).encode(ROW)
+    assert caught.value.path == "tools[0]"
+
+
+@pytest.mark.parametrize("train_on", ["assistant", "all"])
+def test_a_template_that_drops_the_call_is_an_error_that_names_the_call(train_on: str) -> None:
+    row = {"messages": ROW["messages"]}
+    with pytest.raises(TemplateError, match=r"leaves out the (tool name|call of) 'get_weather'"):
+        ConversationEncoder(tiny_tokenizer(), chat_template=DROPS_TOOLS, train_on=train_on).encode(row)
+
+
+def test_a_template_that_drops_tool_results_is_an_error_that_names_the_message() -> None:
+    template = tokenizer_with("own").chat_template.replace("message.role == 'tool'", "message.role == 'never'")
+    with pytest.raises(TemplateError, match="leaves out a message of role 'tool'") as caught:
+        ConversationEncoder(tiny_tokenizer(), chat_template=template).encode(ROW)
+    assert caught.value.path == "messages[3].content"
+
+
+def test_a_template_without_a_stop_token_is_an_error() -> None:
+    template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    row = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
+    with pytest.raises(TemplateError, match="no stop token follows"):
+        ConversationEncoder(tiny_tokenizer(), chat_template=template).encode(row)
+
+
+def test_the_stop_tokens_of_the_model_come_before_other_special_tokens() -> None:
+    template = "{% for m in messages %}{{ m.content }}<|im_start|><|endoftext|>{% endfor %}"
+    row = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
+    tokenizer = tiny_tokenizer()
+    stop = tokenizer.convert_tokens_to_ids("<|endoftext|>")
+    (example,) = ConversationEncoder(tokenizer, chat_template=template, stop_token_ids=[stop]).encode(row)
+    assert trained_text(example, tokenizer) == "b<|im_start|><|endoftext|>"
+    (example,) = ConversationEncoder(tokenizer, chat_template=template).encode(row)
+    assert trained_text(example, tokenizer) == "b<|im_start|>"
+
+
+def test_two_calls_that_the_template_refuses_are_an_error_with_its_words() -> None:
+    calls = [call("get_weather", city="Rome"), call("get_weather", city="Oslo")]
+    row = {"messages": [ROW["messages"][1], {"role": "assistant", "content": "", "tool_calls": calls}], "tools": TOOLS}
+    with pytest.raises(TemplateError, match="only supports single tool-calls"):
+        ConversationEncoder(tokenizer_with("llama3_1")).encode(row)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [({}, "no assistant turn"), ({"train_on": "tool_calls"}, "no assistant turn")],
+)
+def test_rows_with_nothing_to_train_are_rejected(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(DataFormatError, match=words):
+        ConversationEncoder(tiny_tokenizer(), **options).encode({"messages": ROW["messages"][:2]})
+
+
+def test_rows_without_calls_are_rejected_when_only_calls_are_trained() -> None:
+    with pytest.raises(DataFormatError, match="no turn makes a call"):
+        ConversationEncoder(tiny_tokenizer(), train_on="tool_calls").encode(REASONED)
+
+
+LONG: dict[str, Any] = {
+    "messages": [{"role": "system", "content": "Be brief."}]
+    + [
+        message
+        for number in range(4)
+        for message in (
+            {"role": "user", "content": f"Weather {number}?"},
+            {"role": "assistant", "content": "", "tool_calls": [call("get_weather", city=str(number))]},
+            {"role": "tool", "content": f"result {number}"},
+            {"role": "assistant", "content": f"answer {number}"},
+        )
+    ],
+    "tools": TOOLS,
+}
+
+
+def test_long_rows_lose_their_oldest_exchanges_whole() -> None:
+    tokenizer = tiny_tokenizer()
+    (full,) = ConversationEncoder(tokenizer).encode(LONG)
+    encoded = ConversationEncoder(tokenizer, max_length=len(full.input_ids) - 1).encode_row(LONG)
+    (example,) = encoded.examples
+    assert encoded.dropped_messages == 4
+    assert "Be brief." in example.text
+    assert "Weather 0?" not in example.text
+    assert "result 0" not in example.text
+    assert "Weather 1?" in example.text
+    shortest = ConversationEncoder(tokenizer).encode(
+        {**LONG, "messages": [LONG["messages"][0], *LONG["messages"][-4:]]}
+    )
+    encoded = ConversationEncoder(tokenizer, max_length=len(shortest[0].input_ids)).encode_row(LONG)
+    assert encoded.examples == shortest
+    assert encoded.dropped_messages == 12
+
+
+def test_a_row_whose_last_exchange_is_too_long_is_rejected_with_its_length() -> None:
+    with pytest.raises(RowTooLongError, match=r"tokens even without its 12 oldest messages, max_length is 100"):
+        ConversationEncoder(tiny_tokenizer(), max_length=100).encode(LONG)
+
+
+def test_long_rows_are_rejected_whole_when_nothing_may_be_dropped() -> None:
+    tokenizer = tiny_tokenizer()
+    (full,) = ConversationEncoder(tokenizer).encode(LONG)
+    with pytest.raises(RowTooLongError, match="max_length"):
+        ConversationEncoder(tokenizer, max_length=len(full.input_ids) - 1, truncation="raise").encode(LONG)
+    assert ConversationEncoder(tokenizer, max_length=len(full.input_ids), truncation="raise").encode(LONG) == [full]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"train_on": "user"},
+        {"reasoning": "loud"},
+        {"truncation": "cut"},
+        {"tool_strategy": "some"},
+        {"max_length": 0},
+    ],
+)
+def test_options_that_do_not_exist_are_config_errors(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(options))):
+        ConversationEncoder(tiny_tokenizer(), **options)
+
+
+def test_a_batch_names_the_row_that_is_wrong() -> None:
+    with pytest.raises(DataFormatError, match="row 1, `messages`"):
+        ConversationEncoder(tiny_tokenizer()).encode_batch([ROW, {"messages": []}])
+
+
+def test_a_row_may_set_variables_of_the_template() -> None:
+    template = "{{ greeting | default('none') }}" + tokenizer_with("own").chat_template
+    encoder = ConversationEncoder(tiny_tokenizer(), chat_template=template)
+    assert encoder.encode({**ROW, "chat_template_kwargs": {"greeting": "hello"}})[0].text.startswith("hello")
+    assert encoder.encode(ROW)[0].text.startswith("none")
+
+
+def test_encoders_cross_process_borders_also_after_use() -> None:
+    encoder = ConversationEncoder(tiny_tokenizer())
+    examples = encoder.encode(ROW)
+    assert pickle.loads(pickle.dumps(encoder)).encode(ROW) == examples
