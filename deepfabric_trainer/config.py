@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from transformers.utils import is_torch_bf16_gpu_available
 from trl import SFTConfig
 
 from deepfabric_trainer.errors import ConfigError
@@ -22,6 +23,8 @@ class Batching(StrEnum):
 @dataclass
 class DeepFabricSFTConfig(SFTConfig):
     r"""Everything of [`~trl.SFTConfig`], and how conversations become tokens and batches.
+
+    Without a GPU that computes in bfloat16, `bf16` is off unless asked for, where TRL's default is an error.
 
     Args:
         max_length (`int`, *optional*): Longest example in tokens. `None`: the context length of the model (TRL:
@@ -95,4 +98,6 @@ class DeepFabricSFTConfig(SFTConfig):
                 expected="one layout of the batch",
                 fix="drop `packing` and `padding_free`, or set batching='auto'",
             )
+        if getattr(self, "bf16", None) is None and not self.use_cpu and not is_torch_bf16_gpu_available():
+            self.bf16 = False  # TRL's default asks for a GPU that has it
         super().__post_init__()

