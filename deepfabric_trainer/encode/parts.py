@@ -77,7 +77,7 @@ class PartFinder:
         self, rendering: Rendering, messages: Sequence[Message], index: int, prompt: str | None, *, must: bool
     ) -> TrainedTurn | None:
         try:
-            return find_turn(
+            turn = find_turn(
                 rendering,
                 index,
                 messages[index],
@@ -86,10 +86,12 @@ class PartFinder:
                 stop_texts=self.stop_texts,
                 special_texts=self.special_texts,
             )
+            check_turn(turn, rendering)
         except TemplateError:
             if must:
                 raise
             return None
+        return turn
 
     def _prompt(self, messages: Sequence[Message], tools: Sequence[Tool] | None, index: int) -> str | None:
         if index == 0:
@@ -124,6 +126,24 @@ def check_context(rendering: Rendering, messages: Sequence[Message], tools: Sequ
                 expected="every message in the rendering",
                 fix="use a chat template with a place for this role (`chat_template_path`), or remove the message",
                 path=f"messages[{field.message}].content",
+            )
+
+
+def check_turn(turn: TrainedTurn, rendering: Rendering) -> None:
+    """Require that nothing of another message stands inside what a turn trains.
+
+    Raises:
+        TemplateError: If the template renders a tool result, say, inside the assistant's turn.
+    """
+    for field, span in rendering.fields:
+        if field.message == turn.message or span is None:
+            continue
+        if span.start < turn.span.end and span.end > turn.span.start:
+            raise TemplateError(
+                f"the chat template renders messages[{field.message}] inside this assistant turn",
+                expected="turns that stand one after the other; others cannot be proved yet",
+                fix="use another chat template (`chat_template_path`)",
+                path=f"messages[{turn.message}]",
             )
 
 

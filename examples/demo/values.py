@@ -63,13 +63,6 @@ POOLS: dict[str, Pool] = {
         _dates("January, February, April, May, July, August, October, December", range(1, 29)),
         _dates("March, June, September, November", range(1, 29)),
     ),
-    "label": Pool(
-        _words(
-            "pasta, laundry, tea, yoga, the oven, pizza, parking, nap, rice, plank, bread dough, homework,"
-            "boiled eggs, piano practice, the dishwasher, cookies, stretching, the grill"
-        ),
-        _words("coffee, meditation, the roast, spelling practice, soup, the sauna, chess, muffins"),
-    ),
     "contact": Pool(
         _words(
             "Anna, Ben, Carla, David, Elena, Farid, Grace, Hugo, Ines, Jonas, Kira, Leo, Maya, Nils, Olga, Pablo,"

@@ -239,6 +239,34 @@ def test_a_template_that_drops_tool_results_is_an_error_that_names_the_message()
     assert caught.value.path == "messages[3].content"
 
 
+def test_results_that_a_template_renders_inside_the_assistants_turn_are_not_trained() -> None:
+    template = """{%- for m in messages %}{%- if m.role == 'user' %}[{{ m.content }}]{%- endif %}
+        {%- if m.role == 'assistant' %}{{ m.content }}
+            {%- for r in messages if r.role == 'tool' %}<result>{{ r.content }}</result>{%- endfor %}<|im_end|>
+        {%- endif %}{%- endfor %}"""
+    messages = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "b"},
+        {"role": "tool", "content": "secret"},
+    ]
+    tokenizer = tiny_tokenizer()
+    assert (
+        "b<result>secret</result><|im_end|>"
+        in ConversationEncoder(tokenizer, chat_template=template, train_on="all")
+        .encode({"messages": messages})[0]
+        .text
+    )
+    (example,) = ConversationEncoder(tokenizer, chat_template=template).encode({"messages": messages})
+    assert trained_text(example, tokenizer) == "b<|im_end|>"
+    before = template.replace("{{ m.content }}\n", "<|im_start|>").replace(
+        "</result>{%- endfor %}", "</result>{%- endfor %}b"
+    )
+    with pytest.raises(TemplateError, match=r"renders messages\[1\] inside this assistant turn"):
+        ConversationEncoder(tokenizer, chat_template=before).encode(
+            {"messages": [messages[0], messages[2], {"role": "assistant", "content": "b"}]}
+        )
+
+
 def test_a_template_without_a_stop_token_is_an_error() -> None:
     template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
     row = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}

@@ -1,0 +1,43 @@
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.fixtures.tiny import tiny_model, tiny_tokenizer, tool_rows
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_the_readmes_code_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    assert len(blocks) == 3
+    monkeypatch.chdir(tmp_path)
+    for name in ("train", "eval"):
+        Path(f"{name}.jsonl").write_text("\n".join(map(json.dumps, tool_rows())))
+    tokenizer = tiny_tokenizer()
+    names: dict[str, Any] = {"model": tiny_model(tokenizer), "tokenizer": tokenizer, "rows": tool_rows()}
+    for block in blocks:
+        on_cpu = block.replace('SFTConfig("runs/plain", ', 'SFTConfig("runs/plain", use_cpu=True, report_to="none", ')
+        exec(on_cpu.replace('output_dir="runs/first"', 'output_dir="runs/first", report_to="none"'), names)
+    best = names["trainer"]
+    assert best.train_dataset is not None
+    assert (tmp_path / "runs" / "first").is_dir()
+
+
+def test_the_readmes_row_is_a_good_row() -> None:
+    from deepfabric_trainer import validate_dataset
+
+    (block,) = re.findall(r"```json\n(.*?)```", README, flags=re.DOTALL)
+    assert validate_dataset([json.loads(block)]).findings == []
+
+
+def test_paths_that_the_documents_name_exist() -> None:
+    for document in ("README.md", "CONTRIBUTING.md"):
+        text = (ROOT / document).read_text(encoding="utf-8")
+        for path in re.findall(r"(?:deepfabric_trainer|examples|callbacks|collators)/[\w/.]+", text):
+            assert (ROOT / path.rstrip(".")).exists(), f"{document} names {path}"
