@@ -2,7 +2,6 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := deepfabric_trainer callbacks collators examples tests
 
 .PHONY: help demo test test-fast lint type format build clean
 

@@ -24,12 +24,14 @@ class Turn:
         prompt (`list[dict[str, Any]]`): The messages before the turn.
         tools (`list[dict[str, Any]]`, *optional*): The tools of the row.
         expected (`dict[str, Any]`): The recorded assistant message.
+        template_kwargs (`dict[str, Any]`): The row's own variables for the chat template.
     """
 
     row: int
     prompt: list[dict[str, Any]]
     tools: list[dict[str, Any]] | None
     expected: dict[str, Any]
+    template_kwargs: dict[str, Any]
 
     @property
     def expected_calls(self) -> list[dict[str, Any]]:
@@ -85,7 +87,7 @@ def choose_turns(dataset: Sequence[Any], num_turns: int, seed: int) -> list[Turn
 def encode_prompt(processing_class: Any, turn: Turn) -> list[int]:
     """Return the token ids of the history with the generation prompt, as inference shows them."""
     text = processing_class.apply_chat_template(
-        turn.prompt, tools=turn.tools, add_generation_prompt=True, tokenize=False
+        turn.prompt, tools=turn.tools, add_generation_prompt=True, tokenize=False, **turn.template_kwargs
     )
     tokenizer = getattr(processing_class, "tokenizer", processing_class)
     ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -97,7 +99,7 @@ def _turns_of(row: int, content: Any) -> list[Turn]:
     messages: list[Any] = conversation.messages
     tools: Any = conversation.tools or None
     return [
-        Turn(row, messages[:index], tools, message)
+        Turn(row, messages[:index], tools, message, content.get("chat_template_kwargs") or {})
         for index, message in enumerate(messages)
         if index > 0 and message["role"] == "assistant"
     ]

@@ -82,6 +82,7 @@ class SampleGenerationCallback(TrainerCallback):
             if value < 1:
                 raise ConfigError(f"`{name}` is {value}", expected="at least 1", fix=f"pass a larger `{name}`")
         self.dataset = dataset
+        self.trainer_rows: Sequence[Any] | None = None
         self.num_samples = num_samples
         self.every_n_steps = every_n_steps
         self.at_start = at_start
@@ -175,7 +176,7 @@ class SampleGenerationCallback(TrainerCallback):
     def _measure(self, model: Any, processing_class: Any, state: Any) -> GenerationResult | None:
         """Return the result for the model as it is now, `None` if generation failed."""
         turns = self._encode_turns(model, processing_class)
-        setting = (state.global_step, id(self.dataset), self.max_new_tokens, self.batch_size, _fingerprint(model))
+        setting = (state.global_step, id(self._rows()), self.max_new_tokens, self.batch_size, _fingerprint(model))
         if all(gather_object([self._measured == setting])):
             return self._last
         self._measured, self._last = setting, None
@@ -204,16 +205,17 @@ class SampleGenerationCallback(TrainerCallback):
                 expected="a tokenizer with a chat template",
                 fix="pass `processing_class=tokenizer` to the trainer",
             )
-        if self.dataset is None:
+        rows = self._rows()
+        if rows is None:
             raise ConfigError(
                 "`SampleGenerationCallback` has no dataset",
                 expected="rows of `messages` and `tools`",
                 fix="pass `SampleGenerationCallback(dataset=rows)`, or use `DeepFabricTrainer` with an `eval_dataset`",
             )
         parse_tool_calls(processing_class, "")  # raises for a template whose calls nobody could read
-        if self._turns_dataset is not self.dataset:
-            self._turns = choose_turns(self.dataset, self.num_samples, self.seed)
-            self._turns_dataset = self.dataset
+        if self._turns_dataset is not rows:
+            self._turns = choose_turns(rows, self.num_samples, self.seed)
+            self._turns_dataset = rows
         config = getattr(model, "config", None)
         context = getattr(config, "max_position_embeddings", None) or math.inf
         turns, left_out = [], []
@@ -238,6 +240,10 @@ class SampleGenerationCallback(TrainerCallback):
                 "left out", f"{len(left_out)} of {len(self._turns)} sampled turns are not generated: {left_out[0]}"
             )
         return turns
+
+    def _rows(self) -> Sequence[Any] | None:
+        """Return the rows to choose turns from: those given, or those that the trainer evaluates on."""
+        return self.trainer_rows if self.dataset is None else self.dataset
 
     def _warn_once(self, cause: str, message: str) -> None:
         if cause not in self._warned and PartialState().is_main_process:

@@ -27,6 +27,7 @@ class SharedPrefixCollator:
         attn_implementation (`str`, *optional*, defaults to `"sdpa"`): The model's attention. `"sdpa"` gets a boolean
             mask; `"eager"` gets an additive one, since it adds whatever it is given.
         mask_dtype (`torch.dtype`, *optional*, defaults to `torch.float32`): Of the additive mask.
+        pad_to_multiple_of (`int`, *optional*): Round T up to this multiple (tokens).
         min_shared (`int`, *optional*, defaults to 16): Beginnings shorter than this (tokens) are repeated.
         return_num_tokens (`bool`, *optional*, defaults to `False`): Also give `num_tokens` and `num_computed`, for
             whoever takes them out of the batch before the forward pass.
@@ -65,6 +66,7 @@ class SharedPrefixCollator:
     pad_token_id: int
     attn_implementation: str = "sdpa"
     mask_dtype: torch.dtype = torch.float32
+    pad_to_multiple_of: int | None = None
     min_shared: int = 16
     return_num_tokens: bool = False
 
@@ -97,7 +99,7 @@ class SharedPrefixCollator:
         labels = [list(example["labels"]) for example in examples]
         roots = build_forest(ids, labels, self.min_shared)
         if len(roots) == len(examples):
-            batch = ToolCallCollator(self.pad_token_id)(examples)
+            batch = ToolCallCollator(self.pad_token_id, self.pad_to_multiple_of)(examples)
         else:
             batch = self._lay_out(_fill_rows(roots), ids, labels)
         if self.return_num_tokens:
@@ -109,12 +111,13 @@ class SharedPrefixCollator:
         self, rows: list[list[Segment]], ids: list[list[int]], labels: list[list[int]]
     ) -> dict[str, torch.Tensor]:
         laid_out = [_Row(roots, ids, labels) for roots in rows]
-        length = max(len(row.input_ids) for row in laid_out)
+        input_ids = pad_rows([row.input_ids for row in laid_out], self.pad_token_id, self.pad_to_multiple_of)
+        length = input_ids.shape[1]
         mask = torch.stack([row.attention(length) for row in laid_out])[:, None]
         return {
-            "input_ids": pad_rows([row.input_ids for row in laid_out], self.pad_token_id),
-            "labels": pad_rows([row.labels for row in laid_out], IGNORED),
-            "position_ids": pad_rows([row.positions for row in laid_out], 0),
+            "input_ids": input_ids,
+            "labels": pad_rows([row.labels for row in laid_out], IGNORED, self.pad_to_multiple_of),
+            "position_ids": pad_rows([row.positions for row in laid_out], 0, self.pad_to_multiple_of),
             "attention_mask": mask if self.attn_implementation == "sdpa" else _additive(mask, self.mask_dtype),
         }
 

@@ -46,7 +46,9 @@ def asked_processes(command: list[str]) -> int | None:
     """
     if "launch" not in command:
         return None
-    for position, argument in enumerate(command):
+    # What follows the script are its own arguments.
+    script = next((position for position, argument in enumerate(command) if argument.endswith(".py")), len(command))
+    for position, argument in enumerate(command[:script]):
         name, _, value = argument.partition("=")
         if name.replace("-", "_") == "__num_processes":
             value = value or next(iter(command[position + 1 :]), "")

@@ -25,6 +25,8 @@ _ACCOUNT_FEATURES = {
     "repairs": List(Value("string")),
     "dropped_messages": Value("int32"),
     "inexact_turns": Value("int32"),
+    "lost_reasoning": Value("int32"),
+    "dropped_reasoning": Value("bool"),
 }
 _SHOWN = 5
 
@@ -63,6 +65,9 @@ class PreparationReport:
         shortened_rows (`int`): The rows that lost their oldest exchanges to `max_length`.
         dropped_messages (`int`): The messages in those exchanges.
         inexact_turns (`int`): Trained turns that do not stand right after the prompt that inference shows.
+        lost_reasoning (`int`): Assistant messages whose reasoning the template leaves out of a row that is trained
+            whole.
+        dropped_reasoning (`int`): Rows whose `reasoning` column found no place.
     """
 
     rows: int
@@ -72,6 +77,8 @@ class PreparationReport:
     shortened_rows: int = 0
     dropped_messages: int = 0
     inexact_turns: int = 0
+    lost_reasoning: int = 0
+    dropped_reasoning: int = 0
 
     def sentences(self, name: str) -> list[str]:
         """Return what a user must know of it, a sentence a cause; empty when every row went in as it is."""
@@ -84,7 +91,18 @@ class PreparationReport:
         if self.inexact_turns:
             lines.append(
                 f"{name} dataset: {self.inexact_turns} trained turns do not stand right after the prompt that "
-                "inference shows, because the chat template renders no conversation that way"
+                "inference shows, because the chat template or the tokenizer joins them differently"
+            )
+        if self.lost_reasoning:
+            lines.append(
+                f"{name} dataset: the chat template leaves out the reasoning of {self.lost_reasoning} assistant "
+                "messages, as it does with all but the last; `DeepFabricSFTConfig` trains each in its own context"
+            )
+        if self.dropped_reasoning:
+            lines.append(
+                f"{name} dataset: {self.dropped_reasoning} of {self.rows} rows: the `reasoning` column is not "
+                'trained: the chat template has no place for it (`reasoning="inline"` makes one), or the messages '
+                "have reasoning of their own"
             )
         if self.rejected:
             lines.append(f"{name} dataset: {describe_rejected(self.rejected, self.rows)}")
@@ -156,9 +174,14 @@ def encode_dataset(
 
 
 def stream_dataset(
-    dataset: IterableDataset, encoder: ConversationEncoder, *, on_invalid: str = "raise", name: str = "train"
+    dataset: IterableDataset,
+    encoder: ConversationEncoder,
+    *,
+    on_invalid: str = "raise",
+    tolerated: tuple[type[DeepFabricTrainerError], ...] = (),
+    name: str = "train",
 ) -> IterableDataset:
-    """Encode the rows of a stream as they come.
+    """Encode the rows of a stream as they come; rows with a tolerated error are left out in any case.
 
     Raises:
         DataFormatError: While the stream is read, at the first row that cannot be trained on, unless
@@ -172,7 +195,11 @@ def stream_dataset(
         with_indices=True,
         remove_columns=columns,
         features=Features(_EXAMPLE_FEATURES),
-        fn_kwargs={"encoder": encoder, "drops": parse_on_invalid(on_invalid) is OnInvalid.DROP, "name": name},
+        fn_kwargs={
+            "encoder": encoder,
+            "tolerated": (DeepFabricTrainerError,) if parse_on_invalid(on_invalid) is OnInvalid.DROP else tolerated,
+            "name": name,
+        },
     )
 
 
@@ -198,8 +225,8 @@ def settle(
         raise DataFormatError(
             describe_rejected(report.rejected, report.rows),
             expected="rows that can be trained on" if report.examples else "at least one row that can be trained on",
-            fix="mend these rows (`deepfabric-trainer check` lists them all), or leave them out with "
-            '`on_invalid="drop"`',
+            fix="mend these rows (`deepfabric-trainer check` lists them all)"
+            + (', or leave them out with `on_invalid="drop"` in `DeepFabricSFTConfig`' if report.examples else ""),
         )
 
 
@@ -256,14 +283,18 @@ def _encode_rows(
 
 
 def _encode_stream(
-    batch: Mapping[str, list[Any]], indices: list[int], encoder: ConversationEncoder, drops: bool, name: str
+    batch: Mapping[str, list[Any]],
+    indices: list[int],
+    encoder: ConversationEncoder,
+    tolerated: tuple[type[DeepFabricTrainerError], ...],
+    name: str,
 ) -> dict[str, list[Any]]:
     columns: dict[str, list[Any]] = {key: [] for key in _EXAMPLE_FEATURES}
     for index, row in zip(indices, _rows(batch), strict=True):
         try:
             examples = encoder.encode(row)
         except DeepFabricTrainerError as error:
-            if not drops:
+            if not isinstance(error, tolerated):
                 raise error.at(f"row {index}") from error
             logger.warning("%s dataset: left out: %s", name, error.at(f"row {index}"))
             continue
@@ -287,18 +318,22 @@ def _entries(encoded: EncodedRow) -> list[dict[str, Any]]:
             labels=example.labels,
             regions=example.regions,
             inexact_turns=example.inexact_turns,
+            lost_reasoning=example.lost_reasoning,
         )
         for example in encoded.examples
     ]
     entries[0].update(
-        repairs=sorted(repair.name for repair in encoded.repairs), dropped_messages=encoded.dropped_messages
+        repairs=sorted(repair.name for repair in encoded.repairs),
+        dropped_messages=encoded.dropped_messages,
+        dropped_reasoning=encoded.dropped_reasoning,
     )
     return entries
 
 
 def _entry(**values: Any) -> dict[str, Any]:
-    empty = {"input_ids": [], "labels": [], "regions": [], "error": "", "repairs": []}
-    return {**empty, "dropped_messages": 0, "inexact_turns": 0, **values}
+    lists = {"input_ids": [], "labels": [], "regions": [], "error": "", "repairs": []}
+    counts = {"dropped_messages": 0, "inexact_turns": 0, "lost_reasoning": 0, "dropped_reasoning": False}
+    return {**lists, **counts, **values}
 
 
 def _pack(error: DeepFabricTrainerError) -> str:
@@ -320,4 +355,6 @@ def _report(account: list[dict[str, Any]], rows: int) -> PreparationReport:
         shortened_rows=sum(entry["dropped_messages"] > 0 for entry in account),
         dropped_messages=sum(entry["dropped_messages"] for entry in account),
         inexact_turns=sum(entry["inexact_turns"] for entry in account),
+        lost_reasoning=sum(entry["lost_reasoning"] for entry in account),
+        dropped_reasoning=sum(entry["dropped_reasoning"] for entry in account),
     )

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, load_dataset
+from datasets.exceptions import DatasetGenerationError
 
 from deepfabric_trainer.errors import ConfigError, DataFormatError
 
@@ -26,10 +27,14 @@ def load_rows(name_or_path: str, *, split: str = "train") -> Dataset:
         return to_dataset(read_rows(path))
     if path.suffix.lower() == ".parquet":
         _require_file(path)
-        return Dataset.from_parquet(str(path))
+        try:
+            return Dataset.from_parquet(str(path))
+        except (OSError, ValueError, DatasetGenerationError) as error:
+            reason = _first_line(error.__cause__ or error)
+            raise DataFormatError(f"not a Parquet file: {reason}", where=str(path)) from error
     try:
         return load_dataset(name_or_path, split=split)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, DatasetGenerationError) as error:
         raise ConfigError(
             f"cannot load the dataset {name_or_path!r}: {_first_line(error)}",
             expected="a .jsonl, .json or .parquet file, or the name of a dataset on the Hub",
@@ -74,6 +79,10 @@ def _read_list(text: str, path: Path) -> list[dict[str, Any]]:
         raise DataFormatError(
             f"not JSON: {error.msg} (column {error.colno})", where=f"{path}, line {error.lineno}"
         ) from None
+    except ValueError as error:
+        raise DataFormatError(f"not JSON: {error}", where=str(path)) from None
+    if not rows:
+        raise DataFormatError("the list of rows is empty", expected="at least one row", where=str(path))
     for number, row in enumerate(rows):
         if not isinstance(row, dict):
             raise DataFormatError(
@@ -90,6 +99,8 @@ def _read_line(line: str, number: int, path: Path) -> dict[str, Any]:
         raise DataFormatError(
             f"not JSON: {error.msg} (column {error.colno})", expected="one JSON object a line", where=where
         ) from None
+    except ValueError as error:
+        raise DataFormatError(f"not JSON: {error}", where=where) from None
     if not isinstance(row, dict):
         raise DataFormatError(f"the line is of type {type(row).__name__}", expected="one JSON object", where=where)
     return row
@@ -102,5 +113,5 @@ def _require_file(path: Path) -> None:
         raise ConfigError(f"there is no file {path}", expected="the path of a file of rows")
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]

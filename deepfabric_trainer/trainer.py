@@ -18,11 +18,11 @@ from deepfabric_trainer.collators.support import why_not_shared
 from deepfabric_trainer.collators.tool_call import ToolCallCollator
 from deepfabric_trainer.config import Batching, DeepFabricSFTConfig
 from deepfabric_trainer.encode import ConversationEncoder
-from deepfabric_trainer.errors import ConfigError, RowTooLongError
+from deepfabric_trainer.errors import ConfigError, DataFormatError, RowTooLongError
 from deepfabric_trainer.head import trained_positions_only
 from deepfabric_trainer.launch import missing_cpu_processes
 from deepfabric_trainer.prepare import encode_dataset, settle, stream_dataset, write_rejected
-from deepfabric_trainer.schema import is_conversation
+from deepfabric_trainer.schema import conversation_key, is_conversation
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class DeepFabricTrainer(SFTTrainer):
     prompt-completion, tokenized, with images) go TRL's way, unchanged.
 
     Callbacks that have a method `compute_metrics` are asked for more metrics in each evaluation, before anyone reads
-    them; those whose `dataset` is `None` get the evaluation rows as they came.
+    them; those without a dataset of their own generate from the evaluation rows, of several sets from the first.
 
     Raises:
         DataFormatError: If rows cannot be trained on; it counts them by cause and names the first.
@@ -80,7 +80,7 @@ class DeepFabricTrainer(SFTTrainer):
         conversations = train_dataset is not None and _holds_conversations(train_dataset)
         self._assistant_only = bool(getattr(args, "assistant_only_loss", False))
         self._total_computed_tokens = 0
-        _give_dataset(callbacks or [], eval_dataset)
+        self._rows = _rows_to_generate(eval_dataset)
         with _without_assistant_only_loss(args, conversations):
             super().__init__(
                 model=model,
@@ -99,8 +99,34 @@ class DeepFabricTrainer(SFTTrainer):
                 peft_config=peft_config,
                 formatting_func=formatting_func,
             )
+        for callback in self.callback_handler.callbacks:
+            self._give_rows(callback, self._rows)
         if conversations and data_collator is None and isinstance(self.args, DeepFabricSFTConfig):
             self._set_collator(self.args)
+
+    def add_callback(self, callback: Any) -> None:
+        """Add a callback; one that wants rows to generate from and has none gets the evaluation rows."""
+        super().add_callback(callback)
+        self._give_rows(self.callback_handler.callbacks[-1], self._rows)
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Evaluate as the parent does; callbacks without rows of their own generate from the rows evaluated."""
+        rows = self._rows if eval_dataset is None else _rows_to_generate(eval_dataset)
+        callbacks = [] if rows is None or isinstance(eval_dataset, str) else self.callback_handler.callbacks
+        for callback in callbacks:
+            self._give_rows(callback, rows)
+        try:
+            metrics: dict[str, float] = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        finally:
+            for callback in callbacks:
+                self._give_rows(callback, self._rows)
+        return metrics
+
+    def _give_rows(self, callback: Any, rows: Any) -> None:
+        if hasattr(callback, "trainer_rows"):
+            callback.trainer_rows = rows
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -139,7 +165,9 @@ class DeepFabricTrainer(SFTTrainer):
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
         """Return the parent's loader; when logits are gathered for `compute_metrics`, with a row an example."""
-        with self._padded_batches(self.compute_metrics is not None):
+        chosen = self.eval_dataset if eval_dataset is None else eval_dataset
+        # Batches of a stream are cut and joined by accelerate, which takes every tensor for one of rows.
+        with self._padded_batches(self.compute_metrics is not None or isinstance(chosen, IterableDataset)):
             return super().get_eval_dataloader(eval_dataset)
 
     def get_test_dataloader(self, test_dataset: Any) -> Any:
@@ -151,7 +179,7 @@ class DeepFabricTrainer(SFTTrainer):
     def _padded_batches(self, wanted: bool) -> Iterator[None]:
         collator = self.data_collator
         if wanted and isinstance(collator, SharedPrefixCollator):
-            self.data_collator = ToolCallCollator(collator.pad_token_id)
+            self.data_collator = ToolCallCollator(collator.pad_token_id, self.args.pad_to_multiple_of)
         try:
             yield
         finally:
@@ -193,16 +221,17 @@ class DeepFabricTrainer(SFTTrainer):
 
     def _encode(self, dataset: Any, encoder: ConversationEncoder, args: Any, name: str) -> Any:
         on_invalid = args.on_invalid if isinstance(args, DeepFabricSFTConfig) else "raise"
+        # TRL cuts long rows, and a script that works with it must go on working: such rows are left out, with a word.
+        tolerated = () if isinstance(args, DeepFabricSFTConfig) else (RowTooLongError,)
         if isinstance(dataset, IterableDataset):
-            return stream_dataset(dataset, encoder, on_invalid=on_invalid, name=name)
+            return stream_dataset(dataset, encoder, on_invalid=on_invalid, tolerated=tolerated, name=name)
         with global_then_local_main_first():
             prepared, report = encode_dataset(dataset, encoder, num_proc=args.dataset_num_proc, name=name)
         is_main = args.process_index == 0
         if report.rejected and is_main:
             rejected = Path(args.output_dir) / ("rejected.jsonl" if name == "train" else f"rejected_{name}.jsonl")
             write_rejected(rejected, dataset, report.rejected)
-        # TRL cuts long rows, and a script that works with it must go on working: such rows are left out, with a word.
-        settle(report, on_invalid, tolerated=() if isinstance(args, DeepFabricSFTConfig) else (RowTooLongError,))
+        settle(report, on_invalid, tolerated=tolerated)
         if is_main:
             for sentence in report.sentences(name):
                 logger.warning(sentence)
@@ -228,16 +257,22 @@ class DeepFabricTrainer(SFTTrainer):
             pad_token_id,
             attn_implementation=self.model.config.get_text_config()._attn_implementation,
             mask_dtype=self.model.dtype,
+            pad_to_multiple_of=args.pad_to_multiple_of,
             return_num_tokens=True,
         )
 
 
 def _holds_conversations(dataset: Any) -> bool:
     """Tell whether a dataset's rows are ours to encode; all others go TRL's way."""
-    columns = get_dataset_column_names(dataset)
-    if {"input_ids", "prompt", "completion", "image", "images"} & set(columns):
+    first = next(iter(dataset), None)
+    if first is None:
+        raise DataFormatError("the dataset is empty", expected="at least one row")
+    columns = set(get_dataset_column_names(dataset))
+    if {"input_ids", "image", "images"} & columns or {"prompt", "completion"} <= columns:
         return False
-    return bool({"messages", "conversations"} & set(columns)) and is_conversation(next(iter(dataset)))
+    key = conversation_key(first)
+    # A row without its messages is ours to name, where TRL would look for a text in it.
+    return key is not None and (first[key] is None or first[key] == [] or is_conversation(first))
 
 
 def _facts_of(model: Any, args: TrainingArguments) -> tuple[int | None, tuple[int, ...]]:
@@ -258,15 +293,13 @@ def _facts_of(model: Any, args: TrainingArguments) -> tuple[int | None, tuple[in
     return getattr(config.get_text_config(), "max_position_embeddings", None), stops
 
 
-def _give_dataset(callbacks: list[TrainerCallback], eval_dataset: Any) -> None:
-    """Give the evaluation rows, before they are encoded, to the callbacks that want rows and have none."""
-    if isinstance(eval_dataset, dict):  # the first of several sets stands for them
+def _rows_to_generate(eval_dataset: Any) -> Any:
+    """Return the evaluation rows as they came, for callbacks that generate from them; the first of several sets."""
+    if isinstance(eval_dataset, dict):
         eval_dataset = next(iter(eval_dataset.values()), None)
-    if not isinstance(eval_dataset, Dataset) or not _holds_conversations(eval_dataset):
-        return
-    for callback in callbacks:
-        if hasattr(callback, "compute_metrics") and getattr(callback, "dataset", eval_dataset) is None:
-            callback.dataset = eval_dataset
+    if not isinstance(eval_dataset, Dataset) or not len(eval_dataset) or not _holds_conversations(eval_dataset):
+        return None
+    return eval_dataset
 
 
 @contextmanager

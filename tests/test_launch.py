@@ -12,6 +12,7 @@ from deepfabric_trainer.launch import asked_processes, missing_cpu_processes
         ("python accelerate launch --cpu script.py", None),
         ("bash script.sh --num_processes 2", None),
         ("python accelerate launch --num_processes", None),
+        ("python accelerate launch --cpu script.py --num_processes 4", None),
     ],
 )
 def test_the_wish_is_read_from_accelerates_command_line(command: str, count: int | None) -> None:

@@ -52,7 +52,7 @@ def test_broken_rows_are_counted_and_named_before_anything_is_trained() -> None:
     assert "2 of 4 rows cannot be trained on (2 DataFormatError)" in message
     assert "row 2, `messages`: the conversation has no assistant turn" in message
     assert "row 3, `messages`: the conversation is empty" in message
-    assert 'on_invalid="drop"' in message
+    assert '`on_invalid="drop"` in `DeepFabricSFTConfig`' in message
 
 
 def test_broken_rows_are_left_out_by_choice_and_the_log_says_so(caplog: pytest.LogCaptureFixture) -> None:

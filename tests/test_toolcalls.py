@@ -392,3 +392,19 @@ class TestSummary:
 
     def test_wilson_of_nothing(self):
         assert wilson_interval(0, 0) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("empty", [None, "", {}, "{}"])
+def test_no_arguments_are_no_arguments_however_they_are_written(empty: Any) -> None:
+    assert score_tool_calls([{"name": "f", "arguments": {}}], [{"name": "f", "arguments": empty}], None).exact_match
+
+
+@pytest.mark.parametrize("tools", ["", [], "[]"])
+def test_without_declared_tools_no_call_is_valid(tools: Any) -> None:
+    assert not score_tool_calls([{"name": "f", "arguments": {}}], [], tools).schema_valid
+
+
+def test_numbers_that_are_not_json_make_a_call_malformed(tiny_tokenizer: Any) -> None:
+    parsed = parse_tool_calls(tiny_tokenizer, '<tool_call>\n{"name": "f", "arguments": {"a": 1e400}}\n</tool_call>')
+    assert parsed.tool_calls == []
+    assert parsed.error is not None

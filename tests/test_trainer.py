@@ -279,7 +279,6 @@ def test_evaluate_takes_rows_and_metrics_of_callbacks_are_there_before_anyone_re
         metric_for_best_model="eval_tool_call_exact_match",
         trainer_options={"callbacks": [stopping, generation], "eval_dataset": to_dataset(tool_rows())},
     )
-    assert generation.dataset is not None, "the evaluation rows are given to the callback"
     trainer.log = lambda logs, *args: (logged.append(dict(logs)), type(trainer).log(trainer, logs, *args))[1]
     trainer.train()
     assert trainer.state.global_step == 2, "nothing is learned in one step, so patience ends the run"
@@ -288,7 +287,9 @@ def test_evaluate_takes_rows_and_metrics_of_callbacks_are_there_before_anyone_re
     assert trainer.state.best_metric is not None
     metrics = trainer.evaluate(to_dataset(tool_rows()[:2]))
     assert metrics["eval_loss"] > 0
-    assert "eval_tool_call_name" in metrics
+    assert metrics["eval_tool_call_turns"] == 2, "generated from the rows that are evaluated"
+    assert trainer.evaluate()["eval_tool_call_turns"] == 4
+    assert generation.dataset is None
 
 
 @pytest.mark.filterwarnings("ignore:`return_outputs=True`:FutureWarning")
@@ -318,6 +319,56 @@ def test_the_evaluation_loss_does_not_depend_on_the_layout_of_the_batch(make_tra
         )
         found.append(trainer.evaluate(to_dataset(tool_rows()))["eval_loss"])
     assert found[0] == pytest.approx(found[1], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ([{"messages": None}, *tool_rows()[:1]], "row 0, `messages`: the conversation is null"),
+        ([{"messages": []}, *tool_rows()[:1]], "row 0, `messages`: the conversation is empty"),
+    ],
+)
+def test_a_first_row_without_messages_is_named(make_trainer: Run, rows: Any, words: str) -> None:
+    with pytest.raises(DataFormatError, match=words):
+        make_trainer(DeepFabricTrainer, DeepFabricSFTConfig, rows)
+
+
+def test_an_empty_dataset_is_said_to_be_empty(make_trainer: Run) -> None:
+    with pytest.raises(DataFormatError, match="the dataset is empty"):
+        make_trainer(DeepFabricTrainer, DeepFabricSFTConfig, to_dataset(tool_rows()).select([]))
+
+
+def test_other_columns_are_left_alone(make_trainer: Run) -> None:
+    rows = [{**row, "prompt": "of somebody", "source": 3} for row in tool_rows()]
+    trainer = make_trainer(DeepFabricTrainer, DeepFabricSFTConfig, rows)
+    assert len(losses(trainer)) == 3
+
+
+def test_a_stream_is_evaluated(make_trainer: Run) -> None:
+    found = []
+    for evaluation in (to_dataset(tool_rows()), to_dataset(tool_rows()).to_iterable_dataset()):
+        trainer = make_trainer(DeepFabricTrainer, DeepFabricSFTConfig, tool_rows())
+        found.append(trainer.evaluate(evaluation)["eval_loss"])
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
+
+
+def test_long_rows_of_a_stream_are_left_out_with_a_plain_config(
+    make_trainer: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    long = tool_rows()[0]
+    long["messages"][0]["content"] *= 120
+    stream = to_dataset([*tool_rows(), long]).to_iterable_dataset()
+    trainer = make_trainer(DeepFabricTrainer, SFTConfig, stream)
+    with caplog.at_level(logging.WARNING, "deepfabric_trainer"):
+        assert len(list(trainer.train_dataset)) == 8
+    assert "left out: row 8" in caplog.text
+
+
+def test_callbacks_that_are_added_later_get_the_rows(make_trainer: Run) -> None:
+    options = {"eval_dataset": to_dataset(tool_rows())}
+    trainer = make_trainer(DeepFabricTrainer, DeepFabricSFTConfig, tool_rows(), trainer_options=options)
+    trainer.add_callback(SampleGenerationCallback(num_samples=3, max_new_tokens=2))
+    assert trainer.evaluate()["eval_tool_call_turns"] == 3
 
 
 def test_several_evaluation_sets_and_a_model_by_name(make_trainer: Run, tmp_path: Path) -> None:

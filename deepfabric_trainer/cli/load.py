@@ -20,6 +20,8 @@ def load_conversations(name_or_path: str) -> Sequence[Mapping[str, Any]]:
     """
     is_json = Path(name_or_path).suffix.lower() in JSON_ENDINGS
     rows: Any = read_rows(name_or_path) if is_json else load_rows(name_or_path)
+    if not len(rows):
+        raise DataFormatError("there are no rows", expected="at least one row", where=name_or_path)
     if all(conversation_key(row) is None for row in rows):
         columns = ", ".join(f"`{name}`" for name in rows[0])
         raise DataFormatError(

@@ -4,10 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import yaml
+from transformers import AutoConfig
 from trl import ModelConfig, TrlParser, get_peft_config
 
 from deepfabric_trainer.callbacks.sample_generation import SampleGenerationCallback
 from deepfabric_trainer.config import DeepFabricSFTConfig
+from deepfabric_trainer.errors import ConfigError
 from deepfabric_trainer.rows import load_rows
 from deepfabric_trainer.trainer import DeepFabricTrainer
 
@@ -46,7 +49,12 @@ def train(argv: Sequence[str]) -> int:
         prog="deepfabric-trainer train",
         description="Train a model to call tools. Options may stand in a YAML file, given with --config.",
     )
-    data, args, model = parser.parse_args_and_config(list(argv))
+    try:
+        data, args, model = parser.parse_args_and_config(list(argv))
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigError(f"cannot read the settings: {error}") from error
+    if model.model_name_or_path is None:
+        raise ConfigError("no model is given", fix="add --model_name_or_path, a folder or a name on the Hub")
     trainer = build_trainer(data, args, model)
     trainer.train()
     trainer.save_model()
@@ -60,6 +68,13 @@ def build_trainer(data: DataArguments, args: DeepFabricSFTConfig, model: ModelCo
         ConfigError: If something cannot be loaded.
         DataFormatError: If rows cannot be trained on.
     """
+    try:
+        AutoConfig.from_pretrained(
+            model.model_name_or_path, revision=model.model_revision, trust_remote_code=args.trust_remote_code
+        )
+    except (OSError, ValueError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ConfigError(f"cannot load the model {model.model_name_or_path!r}: {reason}") from error
     args.model_init_kwargs = {**_model_init_kwargs(model), **(args.model_init_kwargs or {})}
     evaluation = load_rows(data.eval_dataset_name_or_path, split="test") if data.eval_dataset_name_or_path else None
     callbacks = []

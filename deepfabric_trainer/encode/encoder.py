@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from deepfabric_trainer.encode.labels import IGNORED, prove, regions_of_tokens
-from deepfabric_trainer.encode.parts import Part, PartFinder, check_calls, check_context
+from deepfabric_trainer.encode.parts import Part, PartFinder, check_assistant, check_context
 from deepfabric_trainer.encode.regions import Region, TrainOn, Truncation
 from deepfabric_trainer.encode.select import require_turns, select_turns
 from deepfabric_trainer.encode.truncate import droppable_exchanges
@@ -27,7 +27,10 @@ class EncodedExample:
         labels (`list[int]`): The same ids where they are trained and -100 elsewhere, unshifted, length T.
         regions (`list[Region]`): What each token is, length T.
         text (`str`): The rendering that was tokenized.
-        inexact_turns (`int`): The trained turns that do not stand right after the prompt that inference shows.
+        inexact_turns (`int`): The trained turns that do not stand right after the prompt that inference shows, or
+            whose first token is also the prompt's last.
+        lost_reasoning (`int`): The assistant messages whose reasoning the template left out, when every token is
+            trained; otherwise such a turn is trained in a sequence of its own.
     """
 
     input_ids: list[int]
@@ -35,6 +38,7 @@ class EncodedExample:
     regions: list[Region]
     text: str
     inexact_turns: int = 0
+    lost_reasoning: int = 0
 
 
 @dataclass(frozen=True)
@@ -45,11 +49,13 @@ class EncodedRow:
         examples (`list[EncodedExample]`): At least one.
         repairs (`frozenset[Repair]`): What had to be mended in the row.
         dropped_messages (`int`): The messages that were dropped to keep to `max_length`.
+        dropped_reasoning (`bool`): Whether the row's `reasoning` column found no place.
     """
 
     examples: list[EncodedExample]
     repairs: frozenset[Repair]
     dropped_messages: int
+    dropped_reasoning: bool
 
 
 class ConversationEncoder:
@@ -142,7 +148,8 @@ class ConversationEncoder:
         messages = place_reasoning(conversation, self.reasoning, lambda: finder.template.renders_reasoning)
         require_turns(messages, self.train_on)
         examples, dropped = self._encode_fitting(finder, messages, conversation.tools)
-        return EncodedRow(examples, conversation.repairs, dropped)
+        dropped_reasoning = conversation.reasoning is not None and messages == conversation.messages
+        return EncodedRow(examples, conversation.repairs, dropped, dropped_reasoning)
 
     def _encode_fitting(
         self, finder: PartFinder, messages: Sequence[Message], tools: list[Tool] | None
@@ -187,9 +194,9 @@ class ConversationEncoder:
         labels = [
             IGNORED if region is Region.CONTEXT else token for token, region in zip(input_ids, regions, strict=True)
         ]
-        return EncodedExample(
-            input_ids, labels, regions, text, inexact_turns=sum(not turn.exact_context for turn in part.turns)
-        )
+        starts = {start for start, _ in offsets}
+        inexact = sum(not (turn.exact_context and turn.span.start in starts) for turn in part.turns)
+        return EncodedExample(input_ids, labels, regions, text, inexact_turns=inexact)
 
     def _encode_all(
         self, finder: PartFinder, messages: Sequence[Message], tools: list[Tool] | None, turns: list[int]
@@ -197,11 +204,11 @@ class ConversationEncoder:
         """Train every token, as TRL does by default, after the check that nothing was left out of the rendering."""
         rendering = finder.template.render_with_spans(messages, tools)
         check_context(rendering, messages, tools)
-        check_calls(rendering)
+        lost_reasoning = check_assistant(rendering, messages)
         input_ids, offsets = self._tokenize(rendering.text)
-        known = regions_of_tokens(offsets, finder.find_provable(rendering, messages, turns))
+        known = regions_of_tokens(offsets, finder.find_provable(rendering, messages, tools, turns))
         regions = [region or Region.FORMAT for region in known]
-        return EncodedExample(input_ids, list(input_ids), regions, rendering.text)
+        return EncodedExample(input_ids, list(input_ids), regions, rendering.text, lost_reasoning=lost_reasoning)
 
     def _tokenize(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         encoding = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)

@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from deepfabric_trainer.encode.turns import TrainedTurn, find_turn
+from deepfabric_trainer.encode.turns import TrainedTurn, described, find_turn, path_of
 from deepfabric_trainer.errors import TemplateError
 from deepfabric_trainer.schema import Message, Tool
 from deepfabric_trainer.template import ChatTemplate, FieldKind, Rendering
@@ -57,7 +57,7 @@ class PartFinder:
             check_context(rendering, messages[:length], tools)
             turns = []
             for index in pending:
-                turn = self._try_turn(rendering, messages, index, prompts[index], must=length == index + 1)
+                turn = self._try_turn(rendering, messages, tools, index, prompts[index], must=length == index + 1)
                 if turn is not None and (turn.exact_context or length == index + 1):
                     turns.append(turn)
             if turns:
@@ -67,14 +67,25 @@ class PartFinder:
         return parts
 
     def find_provable(
-        self, rendering: Rendering, messages: Sequence[Message], wanted: Sequence[int]
+        self,
+        rendering: Rendering,
+        messages: Sequence[Message],
+        tools: Sequence[Tool] | None,
+        wanted: Sequence[int],
     ) -> list[TrainedTurn]:
         """Return those of the wanted turns that can be proved in one rendering, whatever context they stand in."""
-        turns = [self._try_turn(rendering, messages, index, None, must=False) for index in wanted]
+        turns = [self._try_turn(rendering, messages, tools, index, None, must=False) for index in wanted]
         return [turn for turn in turns if turn is not None]
 
     def _try_turn(
-        self, rendering: Rendering, messages: Sequence[Message], index: int, prompt: str | None, *, must: bool
+        self,
+        rendering: Rendering,
+        messages: Sequence[Message],
+        tools: Sequence[Tool] | None,
+        index: int,
+        prompt: str | None,
+        *,
+        must: bool,
     ) -> TrainedTurn | None:
         try:
             turn = find_turn(
@@ -82,6 +93,9 @@ class PartFinder:
                 index,
                 messages[index],
                 prompt=prompt,
+                quiet_prompt=lambda: self.template.render(
+                    messages[:index], tools, add_generation_prompt=True, enable_thinking=False
+                ),
                 generation_prompt=self.template.generation_prompt,
                 stop_texts=self.stop_texts,
                 special_texts=self.special_texts,
@@ -117,12 +131,10 @@ def check_context(rendering: Rendering, messages: Sequence[Message], tools: Sequ
                     path=f"tools[{number}]",
                 )
     for field, span in rendering.fields:
-        message = messages[field.message]
-        if message["role"] == "assistant" or field.kind is not FieldKind.CONTENT or span is not None:
-            continue
-        if field.text not in rendering.text and _escaped(field.text) not in rendering.text:
+        role = messages[field.message]["role"]
+        if role != "assistant" and field.kind is FieldKind.CONTENT and rendering.lacks(field, span):
             raise TemplateError(
-                f"the chat template leaves out a message of role {message['role']!r}",
+                f"the chat template leaves out a message of role {role!r}",
                 expected="every message in the rendering",
                 fix="use a chat template with a place for this role (`chat_template_path`), or remove the message",
                 path=f"messages[{field.message}].content",
@@ -147,20 +159,29 @@ def check_turn(turn: TrainedTurn, rendering: Rendering) -> None:
             )
 
 
-def check_calls(rendering: Rendering) -> None:
-    """Require that the name of every call stands in the rendering.
+def check_assistant(rendering: Rendering, messages: Sequence[Message]) -> int:
+    """Require that the content and the calls of every assistant message stand in the rendering.
+
+    Returns:
+        `int`: How many messages lost their reasoning, which templates delete from earlier turns.
 
     Raises:
-        TemplateError: If the template left a call out without a word; it names the call.
+        TemplateError: If the template left one out without a word; it names the field.
     """
+    lost = set()
     for field, span in rendering.fields:
-        if field.kind is FieldKind.TOOL_NAME and span is None and field.text not in rendering.text:
-            raise TemplateError(
-                f"the chat template leaves out the call of {field.text!r}",
-                expected="every call in the rendering",
-                fix="use a chat template that renders tool calls (`chat_template_path`)",
-                path=f"messages[{field.message}].tool_calls[{field.call}]",
-            )
+        if messages[field.message]["role"] != "assistant" or not rendering.lacks(field, span):
+            continue
+        if field.kind is FieldKind.REASONING:
+            lost.add(field.message)
+            continue
+        raise TemplateError(
+            f"the chat template leaves out {described(field)}",
+            expected="every content and every call in the rendering",
+            fix="use a chat template with a place for it (`chat_template_path`), or remove it from the row",
+            path=f"messages[{field.message}].{path_of(field)}",
+        )
+    return len(lost)
 
 
 def _without_assistant(rendering: Rendering, messages: Sequence[Message]) -> str:

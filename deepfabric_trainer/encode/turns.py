@@ -2,13 +2,14 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from deepfabric_trainer.encode.regions import Region
 from deepfabric_trainer.errors import TemplateError
 from deepfabric_trainer.schema import Message, ToolCall
 from deepfabric_trainer.template import Field, FieldKind, Rendering, Span
+from deepfabric_trainer.template.brackets import has_brackets
 
 _EMPTY_THINKING = re.compile(r"\s*<(think|thinking)>\s*</\1>\s*")
 _JSON_STYLES = [
@@ -47,6 +48,7 @@ def find_turn(
     message: Message,
     *,
     prompt: str | None,
+    quiet_prompt: Callable[[], str] | None,
     generation_prompt: str,
     stop_texts: Sequence[str],
     special_texts: Sequence[str],
@@ -58,6 +60,7 @@ def find_turn(
         index (`int`): The index of the message.
         message (`Message`): The message itself.
         prompt (`str`, *optional*): What inference shows before the turn; `None` when the template renders none.
+        quiet_prompt (`Callable[[], str]`, *optional*): Renders what inference shows when it asks for no reasoning.
         generation_prompt (`str`): What the template appends to ask for an assistant turn.
         stop_texts (`Sequence[str]`): The texts of the stop tokens that are known, tried first.
         special_texts (`Sequence[str]`): The texts of the tokenizer's special tokens.
@@ -66,6 +69,13 @@ def find_turn(
     """
     path = f"messages[{index}]"
     span = rendering.messages[index]
+    if span is None and has_brackets(rendering.text):
+        raise TemplateError(
+            "the text holds private-use characters of planes 15 and 16, with which spans are found",
+            expected="text without them",
+            fix="replace these characters (icons of some fonts, as a rule)",
+            path=path,
+        )
     if span is None:
         raise TemplateError(
             "it cannot be proved which characters of the rendering this turn gave: the template does not go over the "
@@ -90,6 +100,7 @@ def find_turn(
     invented = _EMPTY_THINKING.match(rendering.text, start, span.end)
     if invented and invented.end() <= first:
         start = invented.end()
+        exact = exact and quiet_prompt is not None and rendering.text[:start] == quiet_prompt()
     stop = _find_stop(rendering.text, Span(max(last, start), span.end), stop_texts, special_texts, path)
     return TrainedTurn(index, Span(start, stop.end), (*fields, (Region.STOP, stop)), exact)
 
@@ -104,13 +115,13 @@ def _find_fields(
     for field, marked in rendering.fields:
         if field.message != index or field.kind is FieldKind.ARGUMENT:
             continue
-        where = _search(rendering.text, field, marked, Span(cursor, span.end))
+        where = None if field in rendering.left_out else _search(rendering.text, field, marked, Span(cursor, span.end))
         if where is None:
             raise TemplateError(
-                f"the chat template leaves out {_named(field)}",
+                f"the chat template leaves out {described(field)}",
                 expected="every field of a trained turn in the rendering",
                 fix="use a chat template with a place for it (`chat_template_path`), or remove it from the row",
-                path=f"{path}.{_path_of(field)}",
+                path=f"{path}.{path_of(field)}",
             )
         found.append((_REGION_OF[field.kind], where))
         cursor = where.end if field.kind is FieldKind.TOOL_NAME else cursor
@@ -166,10 +177,12 @@ def _common_length(first: str, second: str) -> int:
     return next((position for position, (a, b) in pairs if a != b), min(len(first), len(second)))
 
 
-def _named(field: Field) -> str:
+def described(field: Field) -> str:
+    """Return a field in words, for an error."""
     shortened = field.text if len(field.text) <= 40 else f"{field.text[:39]}…"
     return f"the {field.kind.name.lower().replace('_', ' ')} {shortened!r}"
 
 
-def _path_of(field: Field) -> str:
+def path_of(field: Field) -> str:
+    """Return a field's path inside its message."""
     return field.kind.value.replace("[]", f"[{field.call}]")

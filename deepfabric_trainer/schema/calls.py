@@ -7,6 +7,7 @@ from typing import Any
 
 from deepfabric_trainer.errors import DataFormatError
 from deepfabric_trainer.schema.nulls import drop_argument_padding
+from deepfabric_trainer.schema.strict_json import decode
 from deepfabric_trainer.schema.types import FunctionCall, Repair, Tool, ToolCall
 
 _EXPECTED = 'calls such as {"type": "function", "function": {"name": ..., "arguments": {...}}}'
@@ -100,7 +101,7 @@ def _parameters_of(name: str, tools: list[Tool] | None) -> Mapping[str, Any] | N
 
 def _decode(text: str, path: str) -> Any:
     try:
-        return json.loads(text, parse_constant=_reject_constant)
+        return decode(text)
     except json.JSONDecodeError as error:
         raise DataFormatError(
             f"the text is not JSON ({error.msg} at character {error.pos}): {_shorten(text)}",
@@ -110,10 +111,6 @@ def _decode(text: str, path: str) -> Any:
         ) from None
     except ValueError as error:
         raise DataFormatError(str(error), expected="valid JSON, which has no such number", path=path) from None
-
-
-def _reject_constant(name: str) -> Any:
-    raise ValueError(f"the text holds {name}")
 
 
 def _shorten(text: str, limit: int = 80) -> str:

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from deepfabric_trainer.errors import DataFormatError
 from deepfabric_trainer.schema.calls import normalize_calls
+from deepfabric_trainer.schema.strict_json import decode, problem
 from deepfabric_trainer.schema.tools import normalize_tools
 from deepfabric_trainer.schema.types import Conversation, Message, Repair, RowReasoning, Tool
 
@@ -49,17 +50,24 @@ def normalize_row(row: Mapping[str, Any]) -> Conversation:
     if isinstance(messages, str):
         messages = _decode_messages(messages, key)
     if not isinstance(messages, list) or not messages:
-        found = "empty" if messages == [] else f"{type(messages).__name__}" if messages is not None else "null"
+        kind = "empty" if messages == [] else f"{type(messages).__name__}" if messages is not None else "null"
         raise DataFormatError(
-            f"the conversation is {found}",
+            f"the conversation is {kind}",
             expected="a list of at least one message",
             fix="remove the row, or give it its messages",
             path=key,
         )
     repairs: set[Repair] = set()
     tools = normalize_tools(row.get("tools"), repairs)
+    normalized = [_normalize_message(message, f"{key}[{i}]", tools, repairs) for i, message in enumerate(messages)]
+    for value, name in ((normalized, key), (tools, "tools")):
+        found = problem(value)
+        if found is not None:
+            raise DataFormatError(
+                found[1], expected="values that JSON text can hold", fix="mend the value", path=f"{name}{found[0]}"
+            )
     return Conversation(
-        messages=[_normalize_message(message, f"{key}[{i}]", tools, repairs) for i, message in enumerate(messages)],
+        messages=normalized,
         tools=tools,
         reasoning=_normalize_reasoning(row.get("reasoning")),
         repairs=frozenset(repairs),
@@ -108,6 +116,8 @@ def _normalize_message(message: Any, path: str, tools: list[Tool] | None, repair
     reasoning = next((message[key] for key in _REASONING_KEYS if message.get(key)), None)
     if reasoning is not None:
         normalized["reasoning_content"] = _normalize_content(reasoning, role, path, repairs)
+    if "tool_call_id" in normalized:
+        normalized["tool_call_id"] = str(normalized["tool_call_id"])
     calls = normalize_calls(message, path, tools, repairs)
     if calls and role != "assistant":
         raise DataFormatError(
@@ -199,11 +209,9 @@ def _step_text(step: Any, index: int) -> str:
 
 def _decode_messages(text: str, key: str) -> Any:
     try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DataFormatError(
-            f"the text is not JSON ({error.msg} at character {error.pos})", expected="a list of messages", path=key
-        ) from None
+        return decode(text)
+    except ValueError as error:
+        raise DataFormatError(f"the text is not JSON ({error})", expected="a list of messages", path=key) from None
 
 
 def _listed(names: Mapping[str, Any]) -> str:

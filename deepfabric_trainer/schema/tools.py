@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from deepfabric_trainer.errors import DataFormatError
 from deepfabric_trainer.schema.nulls import drop_schema_padding
+from deepfabric_trainer.schema.strict_json import decode
 from deepfabric_trainer.schema.types import Repair, Tool
 
 _EXPECTED = 'a list of tools such as {"type": "function", "function": {"name": ..., "parameters": {...}}}'
@@ -48,6 +49,8 @@ def _normalize_tool(tool: Any, path: str, from_json: bool, repairs: set[Repair])
         tool = {"type": "function", "function": {key: item for key, item in tool.items() if key != "type"}}
         repairs.add(Repair.TOOL_SHAPE)
     tool.setdefault("type", "function")
+    if not isinstance(tool["function"].get("description", ""), str):
+        tool["function"].pop("description")
     name = tool["function"].get("name")
     if not isinstance(name, str) or not name:
         raise DataFormatError(
@@ -61,10 +64,12 @@ def _normalize_tool(tool: Any, path: str, from_json: bool, repairs: set[Repair])
 
 def _decode(text: str, path: str, repairs: set[Repair]) -> Any:
     try:
-        value = json.loads(text)
+        value = decode(text)
     except json.JSONDecodeError as error:
         raise DataFormatError(
             f"the text is not JSON ({error.msg} at character {error.pos})", expected=_EXPECTED, path=path
         ) from None
+    except ValueError as error:
+        raise DataFormatError(str(error), expected=_EXPECTED, path=path) from None
     repairs.add(Repair.TOOLS_JSON)
     return value

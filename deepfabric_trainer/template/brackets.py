@@ -42,10 +42,12 @@ class Bracketed(NamedTuple):
     Args:
         text (`str`): The text without brackets.
         spans (`dict[tuple[Bracket, int], list[Span]]`): For each kind and number, in order, the spans that hold text.
+        seen (`set[tuple[Bracket, int]]`): Every kind and number of which a bracket stood in the text.
     """
 
     text: str
     spans: dict[tuple[Bracket, int], list[Span]]
+    seen: set[tuple[Bracket, int]]
 
     def only(self, kind: Bracket, number: int) -> Span | None:
         """Return the one span of this number, `None` when there is none or more than one."""
@@ -66,12 +68,14 @@ def take_out(text: str) -> Bracketed:
     length = position = 0
     opened: dict[tuple[Bracket, int], int] = {}
     spans: dict[tuple[Bracket, int], list[Span]] = {}
+    seen: set[tuple[Bracket, int]] = set()
     for match in _BRACKET.finditer(text):
         pieces.append(text[position : match.start()])
         length += match.start() - position
         position = match.end()
         kind = Bracket.FIELD if ord(match[0]) >= Bracket.FIELD else Bracket.MESSAGE
         closes, number = divmod(ord(match[0]) - kind, _CLOSE_OFFSET)
+        seen.add((kind, number))
         if not closes:
             opened[kind, number] = length
             continue
@@ -79,7 +83,7 @@ def take_out(text: str) -> Bracketed:
         if start is not None and start < length:
             spans.setdefault((kind, number), []).append(Span(start, length))
     pieces.append(text[position:])
-    return Bracketed("".join(pieces), spans)
+    return Bracketed("".join(pieces), spans, seen)
 
 
 def _unescape(match: re.Match[str]) -> str:

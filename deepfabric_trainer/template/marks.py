@@ -8,7 +8,7 @@ The caller compares what is left without the brackets with the template's own re
 import copy
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
@@ -36,12 +36,14 @@ class Field:
         kind (`FieldKind`): What it is there.
         text (`str`): The text, without surrounding white space.
         call (`int`, *optional*): The index of its call, for names and arguments.
+        number (`int`): Its place among all fields of the conversation.
     """
 
     message: int
     kind: FieldKind
     text: str
     call: int | None = None
+    number: int = 0
 
 
 def bracket_fields(messages: Sequence[Message]) -> tuple[list[Message], list[Field]]:
@@ -97,6 +99,6 @@ class _Bracketing:
         if not stripped or len(self.fields) > MAX_NUMBER:
             return text
         number = len(self.fields)
-        self.fields.append(field)
+        self.fields.append(replace(field, number=number))
         before, after = text.split(stripped, 1)
         return f"{before}{Bracket.FIELD.opening(number)}{stripped}{Bracket.FIELD.closing(number)}{after}"

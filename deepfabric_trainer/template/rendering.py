@@ -1,6 +1,7 @@
 """A tokenizer's chat template: its rendering of a conversation, and where each message and field came to stand."""
 
 import copy
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,12 +24,20 @@ class Rendering:
         text (`str`): What `apply_chat_template(tokenize=False)` gives, to the byte.
         messages (`tuple[Span | None, ...]`): For each message, the characters its turn in the template's loop gave.
         fields (`tuple[tuple[Field, Span | None], ...]`): For each piece of text that a message has, the characters it
-            gave, `None` where that could not be proved or the template left it out.
+            gave, `None` where the template left it out or that could not be proved.
+        left_out (`frozenset[Field]`): Those of the fields that the template is proved to have left out.
     """
 
     text: str
     messages: tuple[Span | None, ...]
     fields: tuple[tuple[Field, Span | None], ...]
+    left_out: frozenset[Field] = frozenset()
+
+    def lacks(self, field: Field, span: Span | None) -> bool:
+        """Tell whether a field is missing: proved by its marks, or since its text stands nowhere."""
+        if span is not None or field in self.left_out:
+            return span is None
+        return field.text not in self.text and json.dumps(field.text, ensure_ascii=False)[1:-1] not in self.text
 
 
 class ChatTemplate:
@@ -65,9 +74,14 @@ class ChatTemplate:
         return str(self.tokenizer.get_chat_template(self._chosen, tools))
 
     def render(
-        self, messages: Sequence[Message], tools: Sequence[Tool] | None, *, add_generation_prompt: bool = False
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Tool] | None,
+        *,
+        add_generation_prompt: bool = False,
+        **variables: Any,
     ) -> str:
-        """Render through the public `apply_chat_template`.
+        """Render through the public `apply_chat_template`, perhaps with more variables than the template's own.
 
         Raises:
             TemplateError: If the template refuses the conversation; it carries the template's own words.
@@ -80,7 +94,7 @@ class ChatTemplate:
                     chat_template=self.source(tools),
                     tokenize=False,
                     add_generation_prompt=add_generation_prompt,
-                    **self.variables,
+                    **{**self.variables, **variables},
                 )
             )
         except (jinja2.TemplateError, TypeError, ValueError, KeyError) as error:
@@ -107,6 +121,7 @@ class ChatTemplate:
             text,
             loops.messages if loops else (None,) * len(messages),
             marks.fields if marks else _unfound(messages),
+            marks.left_out if marks else frozenset(),
         )
 
     @cached_property
@@ -143,6 +158,7 @@ class ChatTemplate:
             text,
             tuple(bracketed.only(Bracket.MESSAGE, index) for index in range(len(messages))),
             tuple((field, bracketed.only(Bracket.FIELD, number)) for number, field in enumerate(fields)),
+            frozenset(field for number, field in enumerate(fields) if (Bracket.FIELD, number) not in bracketed.seen),
         )
 
     def _render_loops(self, chat: list[Message], tools: Sequence[Tool] | None) -> str:

@@ -4,12 +4,12 @@ The template itself is asked, by rendering a probe; nobody goes by a model's nam
 calls, and `_FORMATS` lists the known ones.
 """
 
-import json
 import re
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from deepfabric_trainer.errors import TemplateError
+from deepfabric_trainer.schema import strict_json
 
 
 @dataclass(frozen=True)
@@ -138,11 +138,7 @@ class _Malformed(Exception):
     """A call that cannot be read."""
 
 
-def _reject_constant(constant: str) -> Any:
-    raise ValueError(f"{constant} is not JSON")
-
-
-_DECODER = json.JSONDecoder(parse_constant=_reject_constant)
+_DECODER = strict_json.decoder()
 
 
 def _read_function(text: str, position: int, keys: tuple[str, ...]) -> tuple[dict[str, Any], int]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from deepfabric_trainer.errors import DataFormatError
+from deepfabric_trainer.schema.tools import normalize_tools
 from deepfabric_trainer.toolcalls.parsing import ParsedResponse
 
 _MALFORMED_CALL = {"name": "", "arguments": {}}
@@ -151,6 +152,8 @@ def _function(call: Mapping[str, Any], path: str) -> tuple[str, Any]:
             path=path,
         )
     arguments = function.get("arguments", {})
+    if arguments is None or arguments == "":
+        arguments = {}
     if isinstance(arguments, str):
         try:
             arguments = json.loads(arguments)
@@ -191,11 +194,10 @@ def _arguments_of(calls: Counter[Any]) -> Counter[Any]:
 
 
 def _schemas(tools: Sequence[Mapping[str, Any]] | str | None) -> dict[str, Any] | None:
-    declared: Sequence[Mapping[str, Any]] | None = json.loads(tools) if isinstance(tools, str) else tools
-    if declared is None:
-        return None
-    functions = [tool.get("function", tool) for tool in declared]
-    return {function.get("name"): function.get("parameters") or {} for function in functions}
+    if tools is None or (not isinstance(tools, str) and len(tools) == 0):
+        return None if tools is None else {}
+    declared = normalize_tools(tools, set())
+    return {tool["function"]["name"]: tool["function"].get("parameters") or {} for tool in declared or []}
 
 
 def _satisfies(name: str, arguments: Any, schemas: dict[str, Any] | None) -> bool:

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError, UnknownType
+from referencing import Registry
+from referencing.exceptions import Unresolvable
 
 from deepfabric_trainer.schema import Conversation, Message, Tool, ToolCall
 from deepfabric_trainer.validate.report import Rule, Severity
@@ -109,16 +111,17 @@ def check_turns(messages: Sequence[Message]) -> Iterator[Broken]:
 def check_calls(messages: Sequence[Message], tools: Sequence[Tool]) -> Iterator[Broken]:
     """Check every call against the tools of the row."""
     by_name = {tool["function"]["name"]: tool for tool in tools}
-    seen: set[str] = set()
+    seen: set[tuple[str, str]] = set()
     for path, call in _calls(messages):
         name, arguments = call["function"]["name"], call["function"]["arguments"]
-        identifier = call.get("id")
-        if identifier is not None and identifier in seen:
+        # An id must be unique among the calls of a turn; in later turns many writers count from 1 again.
+        turn, identifier = path.split(".", 1)[0], call.get("id")
+        if identifier is not None and (turn, identifier) in seen:
             yield Broken(
                 f"{path}.id", Rule.DUPLICATE_CALL_ID, f"two calls have the id {identifier!r}", "number the calls anew"
             )
         if identifier is not None:
-            seen.add(identifier)
+            seen.add((turn, identifier))
         if name not in by_name:
             known = ", ".join([*list(by_name)[:5], *(["..."] if len(by_name) > 5 else [])]) or "none"
             yield Broken(
@@ -203,15 +206,20 @@ def _as_json(schema: Any) -> str:
 
 @lru_cache(maxsize=4096)
 def _validator(schema: str) -> Draft202012Validator:
-    return Draft202012Validator(json.loads(schema))
+    # An empty registry: a `$ref` in somebody's data must not reach out to the network.
+    return Draft202012Validator(json.loads(schema), registry=Registry())
 
 
 @lru_cache(maxsize=4096)
 def _schema_problem(schema: str) -> str:
     try:
         Draft202012Validator.check_schema(json.loads(schema))
+        # `$ref`s and unknown types show when the schema is used.
+        list(_validator(schema).iter_errors({}))
     except SchemaError as error:
         return error.message[:120]
+    except (UnknownType, Unresolvable, RecursionError) as error:
+        return (str(error).strip() or type(error).__name__).splitlines()[0][:120]
     return ""
 
 
@@ -220,6 +228,6 @@ def _argument_problems(schema: str, arguments: Mapping[str, Any]) -> list[tuple[
         return []
     try:
         problems = list(_validator(schema).iter_errors(dict(arguments)))
-    except UnknownType:
+    except (UnknownType, Unresolvable, RecursionError):  # in a part of the schema that only these arguments reach
         return []
     return [("".join(f".{part}" for part in problem.absolute_path), problem.message[:160]) for problem in problems]

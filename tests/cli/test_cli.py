@@ -106,6 +106,9 @@ WRONG: list[tuple[str, bytes | None, str]] = [
     ("rows.jsonl", b'{"messages": []}\n{"messages": [\n', "line 2: not JSON"),
     ("rows.jsonl", b'{"text": "a"}\n', "no row has `messages`, only `text`"),
     ("rows.parquet", None, "there is no file"),
+    ("rows.parquet", b"PAR1 not at all", "not a Parquet file"),
+    ("rows.json", b"[]", "the list of rows is empty"),
+    ("rows.jsonl", b'{"a": ' + b"9" * 5000 + b"}", "not JSON"),
     ("nowhere", None, "cannot load the dataset"),
 ]
 
@@ -200,6 +203,25 @@ def test_train_with_broken_rows_gives_the_reason_and_exit_code_2(
     options = ["--dataset_name_or_path", str(path), "--model_name_or_path", str(model_folder)]
     assert main(["train", *options, "--output_dir", str(tmp_path / "out"), "--use_cpu", "--bf16", "false"]) == 2
     assert "1 of 1 rows cannot be trained on" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ([], "no model is given"),
+        (["--model_name_or_path", "{tmp}/nowhere"], "cannot load the model"),
+        (["--config", "{tmp}/none.yaml"], "cannot read the settings"),
+    ],
+)
+def test_train_with_wrong_options_gives_one_line_and_exit_code_2(
+    tmp_path: Path, rows_file: Path, capsys: pytest.CaptureFixture[str], options: list[str], words: str
+) -> None:
+    given = [option.format(tmp=tmp_path) for option in options]
+    base = ["--dataset_name_or_path", str(rows_file), "--output_dir", str(tmp_path / "out"), "--use_cpu"]
+    assert main(["train", *base, "--bf16", "false", *given]) == 2
+    captured = capsys.readouterr()
+    assert words in captured.err
+    assert "Traceback" not in captured.err
 
 
 @pytest.mark.slow

@@ -1,14 +1,16 @@
 import copy
 import json
 import pickle
+from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import AutoTokenizer
 
 from deepfabric_trainer.encode import ConversationEncoder, EncodedExample, Region
 from deepfabric_trainer.errors import ConfigError, DataFormatError, RowTooLongError, TemplateError
 from deepfabric_trainer.schema import Repair
-from tests.fixtures.templates import NAMES, tokenizer_with
+from tests.fixtures.templates import NAMES, tokenizer_with, trl_template
 from tests.fixtures.tiny import TOOLS, call, tiny_tokenizer
 
 ROW: dict[str, Any] = {
@@ -258,13 +260,63 @@ def test_results_that_a_template_renders_inside_the_assistants_turn_are_not_trai
     )
     (example,) = ConversationEncoder(tokenizer, chat_template=template).encode({"messages": messages})
     assert trained_text(example, tokenizer) == "b<|im_end|>"
-    before = template.replace("{{ m.content }}\n", "<|im_start|>").replace(
-        "</result>{%- endfor %}", "</result>{%- endfor %}b"
-    )
+    before = """{%- for m in messages %}{%- if m.role == 'user' %}[{{ m.content }}]{%- endif %}
+        {%- if m.role == 'assistant' %}<|im_start|>
+            {%- for r in messages if r.role == 'tool' %}<result>{{ r.content }}</result>{%- endfor %}
+            {{- m.content }}<|im_end|>
+        {%- endif %}{%- endfor %}"""
     with pytest.raises(TemplateError, match=r"renders messages\[1\] inside this assistant turn"):
         ConversationEncoder(tokenizer, chat_template=before).encode(
             {"messages": [messages[0], messages[2], {"role": "assistant", "content": "b"}]}
         )
+
+
+@pytest.mark.parametrize("content", ["\n\nSure.", "\tx"])
+def test_a_turn_whose_first_token_is_also_the_prompts_last_is_counted_as_inexact(assets: Path, content: str) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(assets / "qwen3")
+    tokenizer.chat_template = trl_template("qwen2_5")
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": content}]
+    (example,) = ConversationEncoder(tokenizer).encode({"messages": messages})
+    assert trained_text(example, tokenizer).endswith(f"{content}<|im_end|>")
+    prompt = tokenizer.apply_chat_template(messages[:1], add_generation_prompt=True, return_dict=False)
+    joined = example.input_ids[: len(prompt)] != prompt
+    assert example.inexact_turns == joined
+
+
+def test_a_text_that_also_stands_elsewhere_does_not_stand_for_a_dropped_one() -> None:
+    messages = [
+        {"role": "user", "content": "Capital of France?"},
+        {"role": "assistant", "content": "The capital is Paris.", "reasoning_content": "Paris"},
+        {"role": "user", "content": "Thanks."},
+        {"role": "assistant", "content": "You are welcome."},
+    ]
+    tokenizer = tokenizer_with("qwen3")
+    examples = ConversationEncoder(tokenizer).encode({"messages": messages})
+    assert len(examples) == 2
+    assert trained_text(examples[1], tokenizer) == "<think>\nParis\n</think>\n\nThe capital is Paris.<|im_end|>"
+    row = {
+        "messages": [
+            messages[0],
+            {"role": "assistant", "content": "Paris", "tool_calls": [call("get_weather", city="Paris")]},
+        ]
+    }
+    for train_on in ("assistant", "all"):
+        with pytest.raises(TemplateError, match="leaves out the content 'Paris'"):
+            ConversationEncoder(tokenizer_with("llama3_1"), train_on=train_on).encode({**row, "tools": TOOLS})
+
+
+def test_reasoning_that_finds_no_place_is_counted() -> None:
+    whole = ConversationEncoder(tokenizer_with("qwen3"), train_on="all").encode_row(REASONED)
+    assert [example.lost_reasoning for example in whole.examples] == [1]
+    row = {**ROW, "reasoning": "because"}
+    assert ConversationEncoder(tokenizer_with("qwen2_5")).encode_row(row).dropped_reasoning
+    assert not ConversationEncoder(tokenizer_with("qwen3")).encode_row(row).dropped_reasoning
+
+
+def test_private_use_characters_are_named_as_the_cause() -> None:
+    row = {"messages": [{"role": "user", "content": "\U000f0001"}, {"role": "assistant", "content": "b"}]}
+    with pytest.raises(TemplateError, match="private-use characters"):
+        ConversationEncoder(tiny_tokenizer()).encode(row)
 
 
 def test_a_template_without_a_stop_token_is_an_error() -> None:

@@ -146,6 +146,13 @@ def test_tools_come_out_in_one_form(tools: Any) -> None:
     assert normalize_row({"messages": [USER], "tools": tools}).tools == [TOOL]
 
 
+def test_a_description_that_is_no_text_is_left_out() -> None:
+    tool = {"type": "function", "function": {"name": "f", "description": None}}
+    assert normalize_row({"messages": [USER], "tools": json.dumps([tool])}).tools == [
+        {"type": "function", "function": {"name": "f"}}
+    ]
+
+
 @pytest.mark.parametrize("tools", [None, [], "", "[]", "null"])
 def test_no_tools_are_none(tools: Any) -> None:
     assert normalize_row({"messages": [USER], "tools": tools}).tools is None
@@ -231,6 +238,13 @@ def test_a_messages_own_reasoning_has_one_name(key: str) -> None:
         ({"messages": [{**USER, "tool_calls": [{"name": "f"}]}]}, "messages[0].tool_calls", "role 'user'"),
         ({"messages": [USER, call("f", "{oops")]}, "messages[1].tool_calls[0].function.arguments", "not JSON"),
         ({"messages": [USER, call("f", '{"a": NaN}')]}, "messages[1].tool_calls[0].function.arguments", "NaN"),
+        ({"messages": [USER, call("f", '{"a": 1e400}')]}, "messages[1].tool_calls[0].function.arguments", "1e400"),
+        (
+            {"messages": [USER, call("f", {"a": [float("inf")]})]},
+            "messages[1].tool_calls[0].function.arguments.a[0]",
+            "inf",
+        ),
+        ({"messages": [{"role": "user", "content": "cut \ud83d"}]}, "messages[0].content", "half of a character"),
         ({"messages": [USER, call("f", "[1]")]}, "messages[1].tool_calls[0].function.arguments", "type list"),
         ({"messages": [USER, call("", {})]}, "messages[1].tool_calls[0].function.name", "''"),
         ({"messages": [USER], "tools": "{oops"}, "tools", "not JSON"),

@@ -80,6 +80,23 @@ def test_two_tools_of_one_name_and_a_schema_that_is_none() -> None:
     ]
 
 
+@pytest.mark.parametrize("reference", ["#/$defs/nowhere", "http://127.0.0.1:9/schema.json"])
+def test_a_reference_that_leads_nowhere_is_found_and_nothing_is_fetched(reference: str) -> None:
+    tool = copy.deepcopy(TOOLS[0])
+    tool["function"]["parameters"] = {"type": "object", "$ref": reference}
+    assert found([USER, assistant(call("get_weather", city="x"))], [tool]) == [
+        ("invalid-schema", "tools[0].function.parameters")
+    ]
+
+
+def test_ids_may_begin_anew_in_a_later_turn_and_may_be_numbers() -> None:
+    turns = [
+        assistant({**call("get_weather", city="x"), "id": 1}),
+        {"role": "tool", "content": "r", "tool_call_id": 1},
+    ]
+    assert found([USER, *turns, assistant(content="a"), USER, *turns, assistant(content="b")]) == []
+
+
 def test_results_may_answer_calls_by_id_by_name_or_in_order() -> None:
     calls = assistant(with_id("a", city="x"), with_id("b", city="y"))
     by_id = [{"role": "tool", "content": "x", "tool_call_id": identifier} for identifier in ("b", "a")]
