@@ -4,6 +4,9 @@ from collections.abc import Sequence
 
 import torch
 
+IGNORED = -100
+"""The label of a token that is not trained."""
+
 
 def pad_rows(rows: Sequence[Sequence[int]], value: int, multiple: int | None = None) -> torch.Tensor:
     """Pad rows of different lengths on the right.

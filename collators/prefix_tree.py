@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-IGNORED = -100
+from deepfabric_trainer.collators.padding import IGNORED
 
 
 @dataclass

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from deepfabric_trainer.collators.padding import pad_rows
-from deepfabric_trainer.collators.prefix_tree import IGNORED, Segment, build_forest
+from deepfabric_trainer.collators.padding import IGNORED, pad_rows
+from deepfabric_trainer.collators.prefix_tree import Segment, build_forest
 from deepfabric_trainer.collators.tool_call import ToolCallCollator, check_examples
 from deepfabric_trainer.errors import ConfigError
 

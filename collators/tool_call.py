@@ -6,10 +6,8 @@ from typing import Any
 
 import torch
 
-from deepfabric_trainer.collators.padding import pad_rows
+from deepfabric_trainer.collators.padding import IGNORED, pad_rows
 from deepfabric_trainer.errors import DataFormatError
-
-IGNORED = -100
 
 
 @dataclass

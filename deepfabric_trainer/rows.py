@@ -6,6 +6,7 @@ from typing import Any
 
 from datasets import Dataset, load_dataset
 from datasets.exceptions import DatasetGenerationError
+from pyarrow import parquet
 
 from deepfabric_trainer.errors import ConfigError, DataFormatError
 
@@ -28,10 +29,10 @@ def load_rows(name_or_path: str, *, split: str = "train") -> Dataset:
     if path.suffix.lower() == ".parquet":
         _require_file(path)
         try:
-            return Dataset.from_parquet(str(path))
-        except (OSError, ValueError, DatasetGenerationError) as error:
-            reason = _first_line(error.__cause__ or error)
-            raise DataFormatError(f"not a Parquet file: {reason}", where=str(path)) from error
+            parquet.read_schema(path)
+        except (OSError, ValueError) as error:
+            raise DataFormatError(f"not a Parquet file: {_first_line(error)}", where=str(path)) from error
+        return Dataset.from_parquet(str(path))
     try:
         return load_dataset(name_or_path, split=split)
     except (OSError, ValueError, DatasetGenerationError) as error:
@@ -113,5 +114,5 @@ def _require_file(path: Path) -> None:
         raise ConfigError(f"there is no file {path}", expected="the path of a file of rows")
 
 
-def _first_line(error: BaseException) -> str:
+def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -55,6 +55,7 @@ def main() -> None:
     )
     trainer.train()
     trainer.save_model()
+    trainer.save_state()
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ class DataArguments:
 
 
 def train(argv: Sequence[str]) -> int:
-    """Train a model, save it in the output folder.
+    """Train a model; save it and the metrics of every step in the output folder.
 
     Returns:
         `int`: 0 when the run came to its end.
@@ -58,6 +58,7 @@ def train(argv: Sequence[str]) -> int:
     trainer = build_trainer(data, args, model)
     trainer.train()
     trainer.save_model()
+    trainer.save_state()
     return 0
 
 
