@@ -72,7 +72,7 @@ class Settings:
     learning_rate: float = 2e-3
     prompts: int = 60
     prompts_during: int = 24
-    eval_steps: int = 20
+    eval_steps: int = 30
     target: float = 0.85
     patience: int = 3
     max_new_tokens: int = 104
