@@ -141,7 +141,8 @@ class DeepFabricTrainer(SFTTrainer):
         with nullcontext(inputs) if needs_logits else trained_positions_only(self.model, inputs) as batch:
             result = super().compute_loss(model, batch, return_outputs, num_items_in_batch)
         if num_tokens is not None and self.model.training:
-            counts = self.accelerator.gather_for_metrics(torch.stack([num_tokens, num_computed])[None]).sum(0)
+            # Not `gather_for_metrics`: it takes rows for samples, and drops those beyond the last batch's.
+            counts = self.accelerator.gather(torch.stack([num_tokens, num_computed])[None]).sum(0)
             self._total_train_tokens = total + int(counts[0])
             self._total_computed_tokens += int(counts[1])
             self._metrics["train"]["num_tokens"] = [self._total_train_tokens]

@@ -33,15 +33,15 @@ Rows = list[dict[str, Any]]
 
 CACHE = Path(".cache")
 FIRST_TRAINED_LAYER = 8
-"""Of the demo's model, which has 30; a fifth of a step is saved."""
+"""Of the demo's model, which has 30."""
 UNTRAINED_TOKENS = 32
 """Longest turn of the model before the training: it goes on and on, and a call shows in its first tokens."""
 SLOW_SECONDS = 600
 """Above this the demo warns before it starts."""
 SECONDS_PER_PROMPT = 0.6
-"""What generating and scoring one prompt takes on two cores, for the estimate; a slow machine takes longer."""
-REFERENCE_TOKENS_PER_SECOND = 220.0
-"""The training speed of the machine on which `SECONDS_PER_PROMPT` was measured."""
+"""What generating and scoring one prompt takes on two cores, about; a slow machine takes longer."""
+REFERENCE_TOKENS_PER_SECOND = 280.0
+"""What `probe_precision` found on the machine on which `SECONDS_PER_PROMPT` was measured."""
 
 
 @dataclass(frozen=True)
