@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test test-fast lint type format build clean
+.PHONY: help demo test test-fast lint type bench docs format build clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -24,6 +24,14 @@ lint: $(VENV)/.dev  ## Check style and formatting
 
 type: $(VENV)/.dev  ## Check types
 	$(BIN)/mypy
+
+bench: $(VENV)/.dev  ## Run the benchmarks
+	$(BIN)/python -m benchmarks.validate
+
+docs: $(VENV)/.dev  ## Make the golden files and the pages in docs/ anew (ASSETS=folder of real tokenizers)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m tests.golden.make_encodings
+	HF_HUB_OFFLINE=1 $(BIN)/python -m tests.golden.make_trl_labels
+	HF_HUB_OFFLINE=1 $(BIN)/python -m docs.make_template_table $(if $(ASSETS),--assets $(ASSETS))
 
 format: $(VENV)/.dev  ## Format the code
 	$(BIN)/ruff check --fix .

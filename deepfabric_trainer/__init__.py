@@ -15,6 +15,12 @@ if TYPE_CHECKING:
     )
     from deepfabric_trainer.prepare import prepare_dataset
     from deepfabric_trainer.toolcalls import ParsedResponse, ToolCallScore, parse_tool_calls, score_tool_calls
+    from deepfabric_trainer.tools import (
+        clean_tool_schema,
+        filter_tools_for_sample,
+        get_used_tool_names,
+        prepare_dataset_for_training,
+    )
     from deepfabric_trainer.trainer import DeepFabricTrainer
     from deepfabric_trainer.validate import ValidationReport, validate_dataset
 
@@ -32,8 +38,12 @@ _MODULE_OF = {
     "TemplateError": "errors",
     "ToolCallScore": "toolcalls",
     "ValidationReport": "validate",
+    "clean_tool_schema": "tools",
+    "filter_tools_for_sample": "tools",
+    "get_used_tool_names": "tools",
     "parse_tool_calls": "toolcalls",
     "prepare_dataset": "prepare",
+    "prepare_dataset_for_training": "tools",
     "score_tool_calls": "toolcalls",
     "validate_dataset": "validate",
 }
@@ -52,8 +62,12 @@ __all__ = [
     "TemplateError",
     "ToolCallScore",
     "ValidationReport",
+    "clean_tool_schema",
+    "filter_tools_for_sample",
+    "get_used_tool_names",
     "parse_tool_calls",
     "prepare_dataset",
+    "prepare_dataset_for_training",
     "score_tool_calls",
     "validate_dataset",
 ]

@@ -1,11 +1,15 @@
 """`DeepFabricSFTConfig`: what `SFTConfig` has, and what this library adds."""
 
+import json
+import math
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from transformers.utils import is_torch_bf16_gpu_available
 from trl import SFTConfig
 
+from deepfabric_trainer.encode.regions import Region
 from deepfabric_trainer.errors import ConfigError
 
 
@@ -34,12 +38,25 @@ class DeepFabricSFTConfig(SFTConfig):
         reasoning (`str`, *optional*, defaults to `"auto"`): Where a row's `reasoning` goes: `"auto"` (where the chat
             template has a place for it), `"inline"` (into the content, between `<think>` tags) or `"none"`.
         truncation (`str`, *optional*, defaults to `"turns"`): What happens to rows longer than `max_length`: `"turns"`
-            drops their oldest exchanges whole, `"raise"` rejects them.
+            drops their oldest exchanges whole and rejects what is still too long, `"drop"` leaves them out, `"raise"`
+            rejects them.
+        max_tool_result_length (`int`, *optional*): Where dropping exchanges is not enough, tool results are cut to so
+            many tokens. `None`: no result is cut.
+        tool_strategy (`str`, *optional*, defaults to `"all"`): Which tools of a row the model is shown: `"all"`,
+            `"used_only"`, `"used_plus_related"` (those that it calls and those most like them) or
+            `"used_plus_sampled"` (and some drawn with `seed`).
+        min_tools (`int`, *optional*, defaults to 1): The fewest tools that a tool strategy leaves.
+        num_distractors (`int`, *optional*, defaults to 3): How many tools that are not called
+            `"used_plus_related"` and `"used_plus_sampled"` leave.
         on_invalid (`str`, *optional*, defaults to `"raise"`): What happens when rows cannot be trained on: `"raise"`
             stops before training and names them, `"drop"` leaves them out and writes them to `rejected.jsonl` in the
             output folder.
         batching (`str`, *optional*, defaults to `"auto"`): How a batch is laid out: `"auto"` (shared prefixes where
             the model computes them right, padding elsewhere), `"shared_prefix"` or `"padded"`.
+        loss_weights (`dict[str, float]` or `str`, *optional*): What the tokens of a region weigh in the loss, which
+            is their weighted mean: `"reasoning"`, `"content"`, `"tool_name"`, `"tool_arguments"`, `"format"`,
+            `"stop"`. Those not named weigh 1. On the command line a JSON object. Multiplied by a message's own
+            `weight`.
     """
 
     max_length: int | None = field(
@@ -65,10 +82,33 @@ class DeepFabricSFTConfig(SFTConfig):
     truncation: str = field(
         default="turns",
         metadata={
-            "help": "What happens to rows longer than `max_length`: 'turns' drops their oldest exchanges whole, "
-            "'raise' rejects them.",
-            "choices": ["turns", "raise"],
+            "help": "What happens to rows longer than `max_length`: 'turns' drops their oldest exchanges whole and "
+            "rejects what is still too long, 'drop' leaves them out, 'raise' rejects them.",
+            "choices": ["turns", "drop", "raise"],
         },
+    )
+    max_tool_result_length: int | None = field(
+        default=None,
+        metadata={
+            "help": "Where dropping exchanges is not enough, tool results are cut to so many tokens. `None`: no "
+            "result is cut."
+        },
+    )
+    tool_strategy: str = field(
+        default="all",
+        metadata={
+            "help": "Which tools of a row the model is shown: 'all', 'used_only', 'used_plus_related' (those that it "
+            "calls and those most like them) or 'used_plus_sampled' (and some drawn with `seed`).",
+            "choices": ["all", "used_only", "used_plus_related", "used_plus_sampled"],
+        },
+    )
+    min_tools: int = field(
+        default=1,
+        metadata={"help": "The fewest tools that a tool strategy leaves."},
+    )
+    num_distractors: int = field(
+        default=3,
+        metadata={"help": "How many tools that are not called 'used_plus_related' and 'used_plus_sampled' leave."},
     )
     on_invalid: str = field(
         default="raise",
@@ -86,9 +126,17 @@ class DeepFabricSFTConfig(SFTConfig):
             "choices": ["auto", "shared_prefix", "padded"],
         },
     )
+    loss_weights: dict[str, float] | str | None = field(
+        default=None,
+        metadata={
+            "help": "What the tokens of a region weigh in the loss, which is their weighted mean: a JSON object like "
+            '{"tool_name": 2, "content": 0.5} of the regions reasoning, content, tool_name, tool_arguments, format '
+            "and stop. Those not named weigh 1. Multiplied by a message's own `weight`."
+        },
+    )
 
     def __post_init__(self) -> None:
-        for name in ("train_on", "reasoning", "truncation", "on_invalid", "batching"):
+        for name in ("train_on", "reasoning", "truncation", "tool_strategy", "on_invalid", "batching"):
             choices = self.__dataclass_fields__[name].metadata["choices"]
             if getattr(self, name) not in choices:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}", expected=f"one of {', '.join(choices)}")
@@ -98,6 +146,37 @@ class DeepFabricSFTConfig(SFTConfig):
                 expected="one layout of the batch",
                 fix="drop `packing` and `padding_free`, or set batching='auto'",
             )
+        self.loss_weights = _read_loss_weights(self.loss_weights)
         if getattr(self, "bf16", None) is None and not self.use_cpu and not is_torch_bf16_gpu_available():
             self.bf16 = False  # TRL's default asks for a GPU that has it
         super().__post_init__()
+
+
+def _read_loss_weights(value: Any) -> dict[str, float] | None:
+    """Return weights by the name of their region, from a mapping or a JSON object.
+
+    Raises:
+        ConfigError: For a region that does not exist, or a weight that is none.
+    """
+    weights = value
+    if isinstance(value, str):
+        try:
+            weights = json.loads(value)
+        except json.JSONDecodeError:
+            weights = None
+    elif value is None:
+        return None
+    if not isinstance(weights, dict):
+        raise ConfigError(
+            f"loss_weights is {value!r}", expected='a weight for each region that is named, like {"tool_name": 2.0}'
+        )
+    names = [region.name.lower() for region in Region if region is not Region.CONTEXT]
+    for name, weight in weights.items():
+        if name not in names:
+            raise ConfigError(f"loss_weights names {name!r}", expected=f"one of {', '.join(names)}")
+        is_number = isinstance(weight, int | float) and not isinstance(weight, bool)
+        if not is_number or not math.isfinite(weight) or weight < 0:
+            raise ConfigError(f"loss_weights[{name!r}] is {weight!r}", expected="a finite number, 0 or more")
+    if not any(weights.get(name, 1) for name in names):
+        raise ConfigError("loss_weights are 0 for every region", expected="at least one region that is trained")
+    return {name: float(weight) for name, weight in weights.items()}

@@ -9,6 +9,7 @@ from datasets.exceptions import DatasetGenerationError
 from pyarrow import parquet
 
 from deepfabric_trainer.errors import ConfigError, DataFormatError
+from deepfabric_trainer.json_columns import encode_json_columns
 
 JSON_ENDINGS = {".jsonl", ".json", ".ndjson"}
 
@@ -70,7 +71,8 @@ def to_dataset(rows: list[dict[str, Any]]) -> Dataset:
 
     Arrow would give every tool the properties of all others; columns whose rows differ in shape are kept as JSON.
     """
-    return Dataset.from_list(rows, on_mixed_types="use_json")
+    features = Dataset.from_list(rows, on_mixed_types="use_json").features
+    return Dataset.from_list([encode_json_columns(row, features) for row in rows], features=features)
 
 
 def _read_list(text: str, path: Path) -> list[dict[str, Any]]:

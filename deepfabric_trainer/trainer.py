@@ -18,11 +18,14 @@ from deepfabric_trainer.collators.support import why_not_shared
 from deepfabric_trainer.collators.tool_call import ToolCallCollator
 from deepfabric_trainer.config import Batching, DeepFabricSFTConfig
 from deepfabric_trainer.encode import ConversationEncoder
-from deepfabric_trainer.errors import ConfigError, DataFormatError, RowTooLongError
+from deepfabric_trainer.errors import ConfigError, DataFormatError
 from deepfabric_trainer.head import trained_positions_only
 from deepfabric_trainer.launch import missing_cpu_processes
-from deepfabric_trainer.prepare import encode_dataset, settle, stream_dataset, write_rejected
+from deepfabric_trainer.loss import mean_weight, weigh
+from deepfabric_trainer.loss_settings import columns_to_weigh, find_obstacle, refuse_weights, weights_for_collator
+from deepfabric_trainer.prepare import encode_dataset, settle, stream_dataset, tolerated_by, write_rejected
 from deepfabric_trainer.schema import conversation_key, is_conversation
+from deepfabric_trainer.validate import Rule
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +47,7 @@ class DeepFabricTrainer(SFTTrainer):
     """
 
     _total_train_tokens: int
+    _signature_columns: list[str]
     data_collator: Any
 
     def __init__(
@@ -79,6 +83,13 @@ class DeepFabricTrainer(SFTTrainer):
             )
         conversations = train_dataset is not None and _holds_conversations(train_dataset)
         self._assistant_only = bool(getattr(args, "assistant_only_loss", False))
+        self._obstacle_to_weights = find_obstacle(
+            args,
+            conversations=conversations,
+            data_collator=data_collator,
+            compute_loss_func=compute_loss_func,
+            formatting_func=formatting_func,
+        )
         self._total_computed_tokens = 0
         self._rows = _rows_to_generate(eval_dataset)
         with _without_assistant_only_loss(args, conversations):
@@ -131,7 +142,7 @@ class DeepFabricTrainer(SFTTrainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Compute the parent's loss, its head on trained positions only, and count tokens as the examples have them.
+        """Compute the parent's loss, weighted, its head on trained positions only; count tokens as the examples do.
 
         The parent counts by the attention mask, which in four dimensions says nothing about it.
         """
@@ -139,7 +150,8 @@ class DeepFabricTrainer(SFTTrainer):
         total = self._total_train_tokens
         needs_logits = return_outputs or self.compute_loss_func is not None or self.label_smoother is not None
         with nullcontext(inputs) if needs_logits else trained_positions_only(self.model, inputs) as batch:
-            result = super().compute_loss(model, batch, return_outputs, num_items_in_batch)
+            weighted = weigh(model, batch, num_items_in_batch)
+            result = super().compute_loss(weighted, batch, return_outputs, num_items_in_batch)
         if num_tokens is not None and self.model.training:
             # Not `gather_for_metrics`: it takes rows for samples, and drops those beyond the last batch's.
             counts = self.accelerator.gather(torch.stack([num_tokens, num_computed])[None]).sum(0)
@@ -148,6 +160,18 @@ class DeepFabricTrainer(SFTTrainer):
             self._metrics["train"]["num_tokens"] = [self._total_train_tokens]
             self._metrics["train"]["num_computed_tokens"] = [self._total_computed_tokens]
         return result
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
+        """Sum the weights of the labels, where the parent counts the labels."""
+        count = super()._get_num_items_in_batch(batch_samples, device)
+        gathers = self.args.average_tokens_across_devices and self.args.world_size > 1
+        gather = self.accelerator.gather if gathers else None
+        return None if count is None else count * mean_weight(batch_samples, device, gather)
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        columns = [*self._signature_columns, *columns_to_weigh(self.data_collator)]
+        self._signature_columns = list(dict.fromkeys(columns))
 
     def evaluation_loop(self, dataloader: Any, description: str, *args: Any, **kwargs: Any) -> Any:
         """Run the parent's loop, then ask the callbacks for their metrics, before anyone reads them."""
@@ -180,7 +204,9 @@ class DeepFabricTrainer(SFTTrainer):
     def _padded_batches(self, wanted: bool) -> Iterator[None]:
         collator = self.data_collator
         if wanted and isinstance(collator, SharedPrefixCollator):
-            self.data_collator = ToolCallCollator(collator.pad_token_id, self.args.pad_to_multiple_of)
+            self.data_collator = ToolCallCollator(
+                collator.pad_token_id, self.args.pad_to_multiple_of, loss_weights=collator.loss_weights
+            )
         try:
             yield
         finally:
@@ -196,8 +222,10 @@ class DeepFabricTrainer(SFTTrainer):
         dataset_name: str,
     ) -> Any:
         if formatting_func is not None or not _holds_conversations(dataset):
+            dataset = refuse_weights(dataset, self._obstacle_to_weights, dataset_name)
             return super()._prepare_dataset(dataset, processing_class, args, packing, formatting_func, dataset_name)
         prepared = self._encode(dataset, self._encoder(processing_class, args), args, dataset_name)
+        prepared = refuse_weights(prepared, self._obstacle_to_weights, dataset_name)
         if packing:
             prepared = prepared.select_columns(["input_ids", "labels"])
             return super()._prepare_dataset(prepared, processing_class, args, packing, None, dataset_name)
@@ -208,9 +236,14 @@ class DeepFabricTrainer(SFTTrainer):
             return ConversationEncoder(
                 processing_class,
                 train_on=args.train_on,
+                tool_strategy=args.tool_strategy,
                 reasoning=args.reasoning,
                 max_length=args.max_length or self._context_length,
                 truncation=args.truncation,
+                max_tool_result_length=args.max_tool_result_length,
+                min_tools=args.min_tools,
+                num_distractors=args.num_distractors,
+                tool_seed=args.seed,
                 stop_token_ids=self._stop_token_ids,
             )
         return ConversationEncoder(
@@ -221,13 +254,18 @@ class DeepFabricTrainer(SFTTrainer):
         )
 
     def _encode(self, dataset: Any, encoder: ConversationEncoder, args: Any, name: str) -> Any:
-        on_invalid = args.on_invalid if isinstance(args, DeepFabricSFTConfig) else "raise"
-        # TRL cuts long rows, and a script that works with it must go on working: such rows are left out, with a word.
-        tolerated = () if isinstance(args, DeepFabricSFTConfig) else (RowTooLongError,)
+        is_ours = isinstance(args, DeepFabricSFTConfig)
+        on_invalid = args.on_invalid if is_ours else "raise"
+        # A script that works with TRL must go on working: rows that break a rule are counted, and rows that it would
+        # cut are left out, with a word.
+        tolerated = tolerated_by(encoder) if is_ours else (Rule.TOO_LONG,)
         if isinstance(dataset, IterableDataset):
-            return stream_dataset(dataset, encoder, on_invalid=on_invalid, tolerated=tolerated, name=name)
+            return stream_dataset(
+                dataset, encoder, check=is_ours, on_invalid=on_invalid, tolerated=tolerated, name=name
+            )
         with global_then_local_main_first():
-            prepared, report = encode_dataset(dataset, encoder, num_proc=args.dataset_num_proc, name=name)
+            workers = args.dataset_num_proc
+            prepared, report = encode_dataset(dataset, encoder, check=is_ours, num_proc=workers, name=name)
         is_main = args.process_index == 0
         if report.rejected and is_main:
             rejected = Path(args.output_dir) / ("rejected.jsonl" if name == "train" else f"rejected_{name}.jsonl")
@@ -243,6 +281,7 @@ class DeepFabricTrainer(SFTTrainer):
         if args.packing or args.padding_free:
             return
         pad_token_id = self._tokenizer.pad_token_id
+        loss_weights = weights_for_collator(args, self.train_dataset)
         reason = None if args.batching == Batching.PADDED else why_not_shared(self.model)
         if args.batching == Batching.PADDED or reason is not None:
             if args.batching == Batching.SHARED_PREFIX:
@@ -252,7 +291,7 @@ class DeepFabricTrainer(SFTTrainer):
                 )
             if reason is not None and args.process_index == 0:
                 logger.warning("batches are padded, because the model cannot share prefixes: %s", reason)
-            self.data_collator = ToolCallCollator(pad_token_id, args.pad_to_multiple_of)
+            self.data_collator = ToolCallCollator(pad_token_id, args.pad_to_multiple_of, loss_weights=loss_weights)
             return
         self.data_collator = SharedPrefixCollator(
             pad_token_id,
@@ -260,6 +299,7 @@ class DeepFabricTrainer(SFTTrainer):
             mask_dtype=self.model.dtype,
             pad_to_multiple_of=args.pad_to_multiple_of,
             return_num_tokens=True,
+            loss_weights=loss_weights,
         )
 
 

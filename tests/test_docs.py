@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from docs import make_template_table
 from tests.fixtures.tiny import tiny_model, tiny_tokenizer, tool_rows
 
 ROOT = Path(__file__).parent.parent
@@ -41,3 +42,18 @@ def test_paths_that_the_documents_name_exist() -> None:
         text = (ROOT / document).read_text(encoding="utf-8")
         for path in re.findall(r"(?:deepfabric_trainer|examples|callbacks|collators)/[\w/.]+", text):
             assert (ROOT / path.rstrip(".")).exists(), f"{document} names {path}"
+
+
+def test_the_table_of_templates_is_what_the_encoder_does() -> None:
+    page = (ROOT / "docs" / "templates.md").read_text(encoding="utf-8")
+    assert make_template_table.trl_section() in page
+
+
+def test_the_table_of_real_tokenizers_is_what_the_encoder_does(assets: Path) -> None:
+    page = (ROOT / "docs" / "templates.md").read_text(encoding="utf-8")
+    assert page.endswith(make_template_table.real_section(assets))
+
+
+def test_a_reason_without_words_is_no_silent_cell() -> None:
+    with pytest.raises(ValueError, match="add them to _SHORT"):
+        make_template_table.cell({"rejected": "something new"}, [])

@@ -61,3 +61,16 @@ def test_rows_of_different_shape_come_back_as_they_were(tmp_path: Path) -> None:
 def test_parquet_files_are_loaded(tmp_path: Path) -> None:
     to_dataset([{"a": "x"}]).to_parquet(str(tmp_path / "rows.parquet"))
     assert list(load_rows(str(tmp_path / "rows.parquet"))) == [{"a": "x"}]
+
+
+@pytest.mark.parametrize(
+    "value", [0.7, 1e-12, 1 / 3, 2**60, -0.0, 5.0, "5", "null", '{"a": 1}', "0.7", ["7", {"x": "true"}]]
+)
+def test_values_come_back_as_they_are_from_columns_of_mixed_types(value: Any) -> None:
+    rows = [
+        {"messages": [{"role": "assistant", "content": "5", "arguments": {"a": value, "b": 1}}]},
+        {"messages": [{"role": "assistant", "content": "x", "arguments": {"a": {"c": [1]}, "d": None}}]},
+    ]
+    read = to_dataset(rows)
+    assert list(read) == rows
+    assert repr(read[0]["messages"][0]["arguments"]["a"]) == repr(value)

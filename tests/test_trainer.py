@@ -155,7 +155,7 @@ def test_with_a_plain_config_rows_beyond_max_length_are_left_out_with_a_word(
     with caplog.at_level(logging.WARNING, "deepfabric_trainer"):
         trainer = make_trainer(DeepFabricTrainer, SFTConfig, [*tool_rows(), long])
     assert len(trainer.train_dataset) == 8
-    assert "1 RowTooLongError" in caplog.text
+    assert "1 too-long" in caplog.text
     with pytest.raises(DataFormatError, match="max_length is 20"):
         make_trainer(DeepFabricTrainer, SFTConfig, tool_rows(), max_length=20)
 

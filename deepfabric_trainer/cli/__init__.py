@@ -16,8 +16,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv (`Sequence[str]`, *optional*): The arguments; those of the process when not given.
 
     Returns:
-        `int`: The exit code: 0 when all is well, 1 when `check` found broken rows, 2 when the command could not be run
-        as it was given.
+        `int`: The exit code: 0 when all is well, 1 when `check` found broken rows or `preview` could show none, 2 when
+        the command could not be run as it was given.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["train"]:  # its options are those of the config, parsed by TRL's parser
@@ -28,10 +28,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     if parsed.command == "check":
         from deepfabric_trainer.cli.check import check
 
-        return _guarded(lambda: check(parsed.rows, parsed.tokenizer, parsed.most))
+        return _guarded(lambda: check(parsed.rows, parsed.tokenizer, parsed.most, parsed.output))
     from deepfabric_trainer.cli.preview import preview
 
-    return _guarded(lambda: preview(parsed.rows, parsed.tokenizer, parsed.row, parsed.train_on, parsed.full))
+    return _guarded(
+        lambda: preview(
+            parsed.rows,
+            parsed.tokenizer,
+            first=parsed.row,
+            count=parsed.count,
+            train_on=parsed.train_on,
+            full=parsed.full,
+            html=parsed.html,
+        )
+    )
 
 
 def _guarded(command: Callable[[], int]) -> int:
@@ -57,11 +67,20 @@ def _parser() -> argparse.ArgumentParser:
     _add_data(check)
     check.add_argument("--tokenizer", help="also encode every row with this tokenizer's chat template")
     check.add_argument("--most", type=int, default=50, help="findings to print (default: 50)")
+    check.add_argument("--output", metavar="FINDINGS", help="also write every finding to this JSON Lines file")
 
     preview = commands.add_parser("preview", help="show which tokens are trained")
     _add_data(preview)
     preview.add_argument("--tokenizer", required=True, help="a tokenizer's folder or its name on the Hub")
-    preview.add_argument("--row", type=int, default=0, help="the row to show, counted from 0 (default: 0)")
+    preview.add_argument("--row", type=int, default=0, help="the first row to show, counted from 0 (default: 0)")
+    preview.add_argument(
+        "--rows",
+        dest="count",
+        metavar="N",
+        type=int,
+        default=1,
+        help="how many rows to show from there on (default: 1)",
+    )
     preview.add_argument(
         "--train-on",
         default="assistant",
@@ -69,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
         help="which messages are trained (default: assistant)",
     )
     preview.add_argument("--full", action="store_true", help="show untrained text whole, instead of its ends")
+    preview.add_argument("--html", metavar="PAGE", help="also write a page with every token, to open in a browser")
     return parser
 
 

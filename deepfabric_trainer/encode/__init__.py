@@ -1,10 +1,14 @@
 """From a row to tokens, labels and regions, with a proof.
 
-`encoder` is the public part. `turns` finds what of a rendering one assistant turn trains, `parts` finds the renderings
-in which every turn stands in the context of inference, `labels` carries both over to tokens, `truncate` shortens.
+`encoder` is the public part; `messages` encodes one conversation, of which `select` and `truncate` choose what is
+trained. `turns` finds what of a rendering one assistant turn trains, with the places of its `fields`; `parts` finds
+the renderings in which every turn stands in the context of inference. `tokens` tokenizes them, `literals` keeps other
+people's control tokens plain text, and `labels` carries regions over to tokens and proves them.
 """
 
-from deepfabric_trainer.encode.encoder import ConversationEncoder, EncodedExample, EncodedRow
+from deepfabric_trainer.encode.encoder import ConversationEncoder
+from deepfabric_trainer.encode.examples import EncodedExample, EncodedRow
 from deepfabric_trainer.encode.regions import Region, TrainOn, Truncation
+from deepfabric_trainer.encode.turns import Context
 
-__all__ = ["ConversationEncoder", "EncodedExample", "EncodedRow", "Region", "TrainOn", "Truncation"]
+__all__ = ["Context", "ConversationEncoder", "EncodedExample", "EncodedRow", "Region", "TrainOn", "Truncation"]

@@ -1,61 +1,23 @@
 """`ConversationEncoder`: rows in, proved examples out."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from deepfabric_trainer.encode.labels import IGNORED, prove, regions_of_tokens
-from deepfabric_trainer.encode.parts import Part, PartFinder, check_assistant, check_context
-from deepfabric_trainer.encode.regions import Region, TrainOn, Truncation
+from deepfabric_trainer.encode.examples import EncodedExample, EncodedRow
+from deepfabric_trainer.encode.messages import MessagesEncoder
+from deepfabric_trainer.encode.parts import PartFinder
+from deepfabric_trainer.encode.regions import TrainOn, Truncation
 from deepfabric_trainer.encode.select import require_turns, select_turns
-from deepfabric_trainer.encode.truncate import droppable_exchanges
+from deepfabric_trainer.encode.tokens import RenderingTokenizer
+from deepfabric_trainer.encode.truncate import first_that_fits, with_short_results, without_oldest
 from deepfabric_trainer.errors import ConfigError, DataFormatError, RowTooLongError, TemplateError
 from deepfabric_trainer.reasoning import ReasoningMode, place_reasoning
-from deepfabric_trainer.schema import Message, Repair, Tool, normalize_row
+from deepfabric_trainer.schema import Conversation, Message, Repair, normalize_row
 from deepfabric_trainer.template import ChatTemplate
+from deepfabric_trainer.tools import ToolStrategy, leaves_no_choice, select_tools
 
-_Choice = TypeVar("_Choice", TrainOn, Truncation, ReasoningMode)
-
-
-@dataclass(frozen=True)
-class EncodedExample:
-    """One sequence to train on.
-
-    Args:
-        input_ids (`list[int]`): The token ids, length T.
-        labels (`list[int]`): The same ids where they are trained and -100 elsewhere, unshifted, length T.
-        regions (`list[Region]`): What each token is, length T.
-        text (`str`): The rendering that was tokenized.
-        inexact_turns (`int`): The trained turns that do not stand right after the prompt that inference shows, or
-            whose first token is also the prompt's last.
-        lost_reasoning (`int`): The assistant messages whose reasoning the template left out, when every token is
-            trained; otherwise such a turn is trained in a sequence of its own.
-    """
-
-    input_ids: list[int]
-    labels: list[int]
-    regions: list[Region]
-    text: str
-    inexact_turns: int = 0
-    lost_reasoning: int = 0
-
-
-@dataclass(frozen=True)
-class EncodedRow:
-    """What became of a row.
-
-    Args:
-        examples (`list[EncodedExample]`): At least one.
-        repairs (`frozenset[Repair]`): What had to be mended in the row.
-        dropped_messages (`int`): The messages that were dropped to keep to `max_length`.
-        dropped_reasoning (`bool`): Whether the row's `reasoning` column found no place.
-    """
-
-    examples: list[EncodedExample]
-    repairs: frozenset[Repair]
-    dropped_messages: int
-    dropped_reasoning: bool
+_Choice = TypeVar("_Choice", TrainOn, Truncation, ReasoningMode, ToolStrategy)
 
 
 class ConversationEncoder:
@@ -65,10 +27,16 @@ class ConversationEncoder:
         processing_class (`PreTrainedTokenizerBase` or `ProcessorMixin`): A fast tokenizer with a chat template, or a
             processor that has one.
         train_on (`str`, *optional*, defaults to `"assistant"`): A [`TrainOn`].
-        tool_strategy (`str`, *optional*, defaults to `"all"`): Which tools of a row are rendered. Only `"all"` so far.
+        tool_strategy (`str`, *optional*, defaults to `"all"`): A [`ToolStrategy`]: which tools of a row are rendered.
         reasoning (`str`, *optional*, defaults to `"auto"`): A [`ReasoningMode`]: where the `reasoning` column goes.
         max_length (`int`, *optional*): The longest example, in tokens. `None`: nothing is cut.
         truncation (`str`, *optional*, defaults to `"turns"`): A [`Truncation`]: what happens beyond `max_length`.
+        max_tool_result_length (`int`, *optional*): What tool results are cut to, in tokens, in rows that are too long
+            even without their older exchanges. `None`: no result is cut. Only with `truncation="turns"`.
+        min_tools (`int`, *optional*, defaults to 1): The fewest tools that a tool strategy leaves.
+        num_distractors (`int`, *optional*, defaults to 3): The tools that `"used_plus_related"` and
+            `"used_plus_sampled"` add to those that the conversation calls.
+        tool_seed (`int`, *optional*, defaults to 0): Of the draw of `"used_plus_sampled"`.
         chat_template (`str`, *optional*): Used in place of the tokenizer's own.
         chat_template_kwargs (`Mapping[str, Any]`, *optional*): More variables for the template.
         stop_token_ids (`Iterable[int]`, *optional*): Ids that end a turn, besides the tokenizer's `eos_token_id`:
@@ -93,6 +61,10 @@ class ConversationEncoder:
         reasoning: str = "auto",
         max_length: int | None = None,
         truncation: str = "turns",
+        max_tool_result_length: int | None = None,
+        min_tools: int = 1,
+        num_distractors: int = 3,
+        tool_seed: int = 0,
         chat_template: str | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
         stop_token_ids: Iterable[int] = (),
@@ -100,11 +72,11 @@ class ConversationEncoder:
         self.train_on = _choice(TrainOn, train_on, "train_on")
         self.reasoning = _choice(ReasoningMode, reasoning, "reasoning")
         self.truncation = _choice(Truncation, truncation, "truncation")
-        if tool_strategy != "all":
-            raise ConfigError(f"tool_strategy is {tool_strategy!r}", expected="'all', the only one in this version")
-        if max_length is not None and max_length < 1:
-            raise ConfigError(f"max_length is {max_length}", expected="a positive number of tokens, or None")
-        self.max_length = max_length
+        self.tool_strategy = _choice(ToolStrategy, tool_strategy, "tool_strategy")
+        self._tool_options = {"min_tools": min_tools, "num_distractors": num_distractors, "seed": tool_seed}
+        select_tools([], None, self.tool_strategy, **self._tool_options)
+        self.max_length = _length(max_length, "max_length")
+        self.max_tool_result_length = _length(max_tool_result_length, "max_tool_result_length")
         self.processing_class = processing_class
         self.tokenizer = getattr(processing_class, "tokenizer", processing_class)
         self.chat_template = chat_template
@@ -117,6 +89,7 @@ class ConversationEncoder:
             )
         self.stop_token_ids = tuple(stop_token_ids)
         self._finders: dict[str, PartFinder] = {}
+        self._tokenizers: dict[str, RenderingTokenizer] = {}
         self._finder({})
 
     def encode(self, row: Mapping[str, Any]) -> list[EncodedExample]:
@@ -143,76 +116,73 @@ class ConversationEncoder:
 
     def encode_row(self, row: Mapping[str, Any]) -> EncodedRow:
         """Encode one row and tell what had to be mended or dropped for it; see `encode`."""
-        finder = self._finder(row.get("chat_template_kwargs") or {})
-        conversation = normalize_row(row)
-        messages = place_reasoning(conversation, self.reasoning, lambda: finder.template.renders_reasoning)
+        return self.encode_conversation(normalize_row(row), row.get("chat_template_kwargs"))
+
+    def encode_conversation(
+        self, conversation: Conversation, chat_template_kwargs: Mapping[str, Any] | None = None
+    ) -> EncodedRow:
+        """Encode a row that is normalized already, with more variables for the template; see `encode`."""
+        finder = self._finder(chat_template_kwargs or {})
+        tools = select_tools(conversation.messages, conversation.tools, self.tool_strategy, **self._tool_options)
+        messages = place_reasoning(conversation, self.reasoning, lambda: finder.habits(tools).renders_reasoning)
         require_turns(messages, self.train_on)
-        examples, dropped = self._encode_fitting(finder, messages, conversation.tools)
-        dropped_reasoning = conversation.reasoning is not None and messages == conversation.messages
-        return EncodedRow(examples, conversation.repairs, dropped, dropped_reasoning)
+        encoder = MessagesEncoder(finder, tools, self._tokenizer_for(finder.template.source(tools)), self.train_on)
+        foreign = encoder.texts_with_control_tokens(messages)
+        kept, examples = self._encode_fitting(messages, lambda chosen: encoder.encode(chosen, foreign))
+        return EncodedRow(
+            examples,
+            conversation.repairs | ({Repair.CONTROL_TOKENS} if foreign else set()),
+            dropped_messages=len(messages) - len(kept),
+            shortened_results=sum(message not in messages for message in kept),
+            dropped_reasoning=conversation.reasoning is not None and messages == conversation.messages,
+            leaves_no_choice=self.tool_strategy is not ToolStrategy.ALL and leaves_no_choice(messages, tools),
+        )
 
     def _encode_fitting(
-        self, finder: PartFinder, messages: Sequence[Message], tools: list[Tool] | None
-    ) -> tuple[list[EncodedExample], int]:
-        """Encode, dropping the oldest exchanges as far as `max_length` asks; return how many messages that took."""
-        examples = self._encode_messages(finder, messages, tools)
-        exchanges = droppable_exchanges(messages) if self.truncation is Truncation.TURNS else []
-        kept = list(messages)
-        for exchange in exchanges:
-            shorter = [
-                message for index, message in enumerate(messages) if index > exchange[-1] or index < exchanges[0][0]
-            ]
-            if not self._too_long(examples) or not select_turns(shorter, self.train_on):
-                break
-            kept = shorter
-            examples = self._encode_messages(finder, kept, tools)
-        dropped = len(messages) - len(kept)
-        if self._too_long(examples):
-            longest = max(len(example.input_ids) for example in examples)
-            raise RowTooLongError(
-                f"the row has {longest} tokens"
-                + (f" even without its {dropped} oldest messages" if dropped else "")
-                + f", max_length is {self.max_length}",
-                expected="a row that fits, since a cut one would train half a turn",
-                fix="raise `max_length`, shorten the row, or give it fewer tools",
-            )
-        return examples, dropped
+        self, messages: Sequence[Message], encode: Callable[[Sequence[Message]], list[EncodedExample]]
+    ) -> tuple[Sequence[Message], list[EncodedExample]]:
+        """Encode as much of a conversation as `max_length` admits; return what of it that was."""
+        whole = encode(messages)
+        if not self._too_long(whole):
+            return messages, whole
+        encoded: dict[int, list[EncodedExample]] = {}
 
-    def _encode_messages(
-        self, finder: PartFinder, messages: Sequence[Message], tools: list[Tool] | None
-    ) -> list[EncodedExample]:
-        turns = select_turns(messages, self.train_on)
-        if self.train_on is TrainOn.ALL:
-            return [self._encode_all(finder, messages, tools, turns)]
-        return [self._encode_part(part) for part in finder.find(messages, tools, turns)]
+        def fits(choice: tuple[int, list[Message]]) -> bool:
+            number, kept = choice
+            encoded[number] = encode(kept)
+            return not self._too_long(encoded[number])
 
-    def _encode_part(self, part: Part) -> EncodedExample:
-        text = part.rendering.text
-        input_ids, offsets = self._tokenize(text)
-        regions = regions_of_tokens(offsets, part.turns)
-        prove(text, input_ids, offsets, regions, part.turns, self.tokenizer)
-        labels = [
-            IGNORED if region is Region.CONTEXT else token for token, region in zip(input_ids, regions, strict=True)
-        ]
-        starts = {start for start, _ in offsets}
-        inexact = sum(not (turn.exact_context and turn.span.start in starts) for turn in part.turns)
-        return EncodedExample(input_ids, labels, regions, text, inexact_turns=inexact)
+        choices = list(enumerate(self._shorter(messages)))
+        found = first_that_fits(choices, fits)
+        if found is not None:
+            return found[1], encoded[found[0]]
+        raise self._too_long_error(whole, encoded.get(len(choices) - 1), len(choices) > 0)
 
-    def _encode_all(
-        self, finder: PartFinder, messages: Sequence[Message], tools: list[Tool] | None, turns: list[int]
-    ) -> EncodedExample:
-        """Train every token, as TRL does by default, after the check that nothing was left out of the rendering."""
-        rendering = finder.template.render_with_spans(messages, tools)
-        check_context(rendering, messages, tools)
-        lost_reasoning = check_assistant(rendering, messages)
-        input_ids, offsets = self._tokenize(rendering.text)
-        known = regions_of_tokens(offsets, finder.find_provable(rendering, messages, tools, turns))
-        regions = [region or Region.FORMAT for region in known]
-        return EncodedExample(input_ids, list(input_ids), regions, rendering.text, lost_reasoning=lost_reasoning)
+    def _shorter(self, messages: Sequence[Message]) -> list[list[Message]]:
+        """Return what may be left of a row that is too long, the most first."""
+        if self.truncation is not Truncation.TURNS:
+            return []
+        shorter = [kept for kept in without_oldest(messages) if self._trains(kept)]
+        if self.max_tool_result_length is not None:
+            last = shorter[-1] if shorter else messages
+            shorter.append(with_short_results(last, self.tokenizer, self.max_tool_result_length))
+        return shorter
 
-    def _tokenize(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        encoding = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        return encoding["input_ids"], encoding["offset_mapping"]
+    def _trains(self, messages: Sequence[Message]) -> bool:
+        return self.train_on is TrainOn.ALL or bool(select_turns(messages, self.train_on))
+
+    def _too_long_error(
+        self, whole: Sequence[EncodedExample], shortest: Sequence[EncodedExample] | None, shortened: bool
+    ) -> RowTooLongError:
+        length = max(len(example.input_ids) for example in shortest or whole)
+        return RowTooLongError(
+            f"the row has {length} tokens"
+            + (" even without what may be dropped" if shortened else "")
+            + f", max_length is {self.max_length}",
+            expected="a row that fits, since a cut one would train half a turn",
+            fix="raise `max_length`, shorten the row, give it fewer tools (`tool_strategy`), or cut its tool results "
+            "(`max_tool_result_length`)",
+        )
 
     def _too_long(self, examples: Sequence[EncodedExample]) -> bool:
         return self.max_length is not None and any(len(example.input_ids) > self.max_length for example in examples)
@@ -229,11 +199,22 @@ class ConversationEncoder:
             self._finders[key] = PartFinder(template, *_stop_and_special_texts(self.tokenizer, self.stop_token_ids))
         return self._finders[key]
 
+    def _tokenizer_for(self, source: str) -> RenderingTokenizer:
+        if source not in self._tokenizers:
+            self._tokenizers[source] = RenderingTokenizer(self.tokenizer, source)
+        return self._tokenizers[source]
+
 
 def _stop_and_special_texts(tokenizer: Any, stop_token_ids: Sequence[int]) -> tuple[list[str], list[str]]:
     ids = dict.fromkeys(token for token in (tokenizer.eos_token_id, *stop_token_ids) if token is not None)
     stops = [tokenizer.decode([token], clean_up_tokenization_spaces=False) for token in ids]
     return stops, [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+
+
+def _length(value: int | None, name: str) -> int | None:
+    if value is not None and value < 1:
+        raise ConfigError(f"{name} is {value}", expected="a positive number of tokens, or None")
+    return value
 
 
 def _choice(kind: type[_Choice], value: str, name: str) -> _Choice:

@@ -1,12 +1,14 @@
 """Carrying trained characters over to tokens, and proving the result."""
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
 from deepfabric_trainer.encode.regions import Region
-from deepfabric_trainer.encode.turns import TrainedTurn
+from deepfabric_trainer.encode.turns import Context, TrainedTurn
 from deepfabric_trainer.errors import TemplateError
+from deepfabric_trainer.schema import Message
 from deepfabric_trainer.template import Span
 
 IGNORED = -100
@@ -20,24 +22,70 @@ def regions_of_tokens(offsets: Sequence[tuple[int, int]], turns: Sequence[Traine
 
     Args:
         offsets (`Sequence[tuple[int, int]]`): Each token's characters in the rendering, ascending, length T.
-        turns (`Sequence[TrainedTurn]`): What is trained, in order, without overlap.
+        turns (`Sequence[TrainedTurn]`): What is trained, without overlap.
     Returns:
         `list[Region]`: Length T.
+    Raises:
+        TemplateError: If the offsets do not ascend.
     """
-    pieces = [piece for turn in turns for piece in _pieces(turn)]
-    regions, position = [], 0
-    for start, end in offsets:
-        while position < len(pieces) and pieces[position][1].end <= start:
-            position += 1
-        region, most = Region.CONTEXT, 0.0
-        for kind, span in pieces[position:]:
-            if span.start >= end:
-                break
-            shared = min(end, span.end) - max(start, span.start) - (0.5 if kind is Region.FORMAT else 0.0)
-            if shared > most:
-                region, most = kind, shared
-        regions.append(region)
+    if any(later[0] < earlier[0] for earlier, later in pairwise(offsets)):
+        raise TemplateError(
+            "the tokenizer's offsets do not ascend, so labels cannot be placed",
+            expected="a fast tokenizer that keeps track of its characters",
+        )
+    regions = [Region.CONTEXT] * len(offsets)
+    for turn in turns:
+        pieces, position = _pieces(turn), 0
+        for token in tokens_within(offsets, turn.span):
+            start, end = offsets[token]
+            while position < len(pieces) and pieces[position][1].end <= start:
+                position += 1
+            most = 0.0
+            for kind, span in pieces[position:]:
+                if span.start >= end:
+                    break
+                shared = min(end, span.end) - max(start, span.start) - (0.5 if kind is Region.FORMAT else 0.0)
+                if shared > most:
+                    regions[token], most = kind, shared
     return regions
+
+
+def tokens_within(offsets: Sequence[tuple[int, int]], span: Span) -> range:
+    """Return the tokens that share characters with a span."""
+    first = bisect_right(offsets, span.start, key=lambda offset: offset[0]) - 1
+    while first > 0 and offsets[first - 1][1] > span.start:
+        first -= 1
+    last = bisect_left(offsets, span.end, key=lambda offset: offset[0])
+    first = max(first, 0)
+    while first < last and offsets[first][1] <= span.start:
+        first += 1
+    return range(first, last)
+
+
+def labels_of(input_ids: Sequence[int], regions: Sequence[Region]) -> list[int]:
+    """Return the labels: the ids where they are trained, [`IGNORED`] elsewhere."""
+    return [IGNORED if region is Region.CONTEXT else token for token, region in zip(input_ids, regions, strict=True)]
+
+
+def weights_of(
+    offsets: Sequence[tuple[int, int]], turns: Sequence[TrainedTurn], messages: Sequence[Message]
+) -> list[float] | None:
+    """Return the weight of each token; `None` when no turn has one of its own."""
+    if all(messages[turn.message].get("weight", 1.0) == 1.0 for turn in turns):
+        return None
+    weights = [1.0] * len(offsets)
+    for turn in turns:
+        for token in tokens_within(offsets, turn.span):
+            weights[token] = messages[turn.message].get("weight", 1.0)
+    return weights
+
+
+def context_of(turn: TrainedTurn, offsets: Sequence[tuple[int, int]]) -> Context:
+    """Return what a turn stands behind, now that it is known where tokens begin."""
+    first = tokens_within(offsets, turn.span).start
+    if turn.context is Context.EXACT and offsets[first][0] != turn.span.start:
+        return Context.JOINED_TOKEN
+    return turn.context
 
 
 def prove(
@@ -53,32 +101,23 @@ def prove(
     Raises:
         TemplateError: If they do not; it shows what they decode to.
     """
-    if any(later[0] < earlier[0] for earlier, later in pairwise(offsets)):
-        raise TemplateError(
-            "the tokenizer's offsets do not ascend, so labels cannot be placed",
-            expected="a fast tokenizer that keeps track of its characters",
-        )
     for turn in turns:
-        trained = [
-            position
-            for position, (start, end) in enumerate(offsets)
-            if regions[position] is not Region.CONTEXT and start < turn.span.end and end > turn.span.start
-        ]
+        path = f"messages[{turn.message}]"
+        trained = [token for token in tokens_within(offsets, turn.span) if regions[token] is not Region.CONTEXT]
         decoded = tokenizer.decode(
             [input_ids[position] for position in trained],
             skip_special_tokens=False,
             clean_up_tokenization_spaces=False,
         )
         expected = text[turn.span.start : turn.span.end]
-        normalized = _normalize(expected, tokenizer)
-        if expected not in decoded and normalized not in _normalize(decoded, tokenizer):
+        if expected not in decoded and _normalize(expected, tokenizer) not in _normalize(decoded, tokenizer):
             raise TemplateError(
                 f"the trained tokens decode to {decoded[:80]!r}, not to the turn, {expected[:80]!r}",
                 expected="a tokenizer that keeps the text",
-                path=f"messages[{turn.message}]",
+                path=path,
             )
-        if not trained or regions[trained[-1]] is not Region.STOP:
-            raise TemplateError("the last trained token does not stop the turn", path=f"messages[{turn.message}]")
+        if turn.stops and (not trained or regions[trained[-1]] is not Region.STOP):
+            raise TemplateError("the last trained token does not stop the turn", path=path)
 
 
 def _pieces(turn: TrainedTurn) -> list[tuple[Region, Span]]:
@@ -89,6 +128,8 @@ def _pieces(turn: TrainedTurn) -> list[tuple[Region, Span]]:
             pieces.append((Region.FORMAT, Span(position, span.start)))
         pieces.append((region, span))
         position = span.end
+    if position < turn.span.end:
+        pieces.append((Region.FORMAT, Span(position, turn.span.end)))
     return pieces
 
 

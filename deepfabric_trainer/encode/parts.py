@@ -1,18 +1,20 @@
 """The renderings of a conversation in which each trained turn stands in the context that inference shows.
 
-Templates rewrite history: Qwen3 and its kin delete the reasoning of earlier turns. So one sequence cannot be right for
-every turn. The whole conversation trains the turns that it is right for; each other turn is trained in the rendering
-of the conversation up to it, together with the turns before it that this rendering is right for.
+Templates rewrite history: Qwen3 and its kin delete the reasoning of earlier turns, gpt-oss ends the last turn with
+another token. So one sequence cannot be right for every turn. What a turn must be is what the template makes of the
+conversation up to and with it. The whole conversation trains the turns that it begins with, to the byte; each other
+turn is trained in a rendering of its own, together with those before it that this one begins with.
 """
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from deepfabric_trainer.encode.turns import TrainedTurn, described, find_turn, path_of
+from deepfabric_trainer.encode.fields import missing, written_forms
+from deepfabric_trainer.encode.regions import Region
+from deepfabric_trainer.encode.turns import Context, Prompts, Stops, TrainedTurn, find_turn
 from deepfabric_trainer.errors import TemplateError
 from deepfabric_trainer.schema import Message, Tool
-from deepfabric_trainer.template import ChatTemplate, FieldKind, Rendering
+from deepfabric_trainer.template import ChatTemplate, FieldKind, Habits, Rendering, Span
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,30 @@ class Part:
 
     rendering: Rendering
     turns: tuple[TrainedTurn, ...]
+
+
+@dataclass(frozen=True)
+class _OwnTurn:
+    """A turn in the rendering of the conversation up to and with it."""
+
+    rendering: Rendering
+    turn: TrainedTurn
+    prompts: Prompts
+
+    def within(self, text: str) -> TrainedTurn | None:
+        """Return the turn in another rendering, `None` when it is not there as it must be.
+
+        That rendering may begin with this one. Or it may hold the trained text right behind the usual prompt, where
+        this one puts an empty reasoning block between them.
+        """
+        start, end = self.turn.span
+        begins = text.startswith(self.rendering.text[:end])
+        if begins and self.turn.context is Context.EXACT:
+            return self.turn
+        prompt = self.prompts.usual
+        if prompt is not None and text.startswith(prompt + self.rendering.text[start:end]):
+            return self.turn.moved(len(prompt) - start, Context.EXACT)
+        return self.turn if begins else None
 
 
 class PartFinder:
@@ -34,8 +60,16 @@ class PartFinder:
 
     def __init__(self, template: ChatTemplate, stop_texts: Sequence[str], special_texts: Sequence[str]) -> None:
         self.template = template
-        self.stop_texts = tuple(stop_texts)
-        self.special_texts = tuple(special_texts)
+        self._habits: dict[str, Habits] = {}
+        self._stop_texts = tuple(text for text in stop_texts if text)
+        self._special_texts = tuple(text for text in special_texts if text)
+
+    def habits(self, tools: Sequence[Tool] | None) -> Habits:
+        """Return what the template for these tools does around a turn."""
+        source = self.template.source(tools)
+        if source not in self._habits:
+            self._habits[source] = Habits(self.template, tools)
+        return self._habits[source]
 
     def find(self, messages: Sequence[Message], tools: Sequence[Tool] | None, wanted: Sequence[int]) -> list[Part]:
         """Return the parts that train each wanted message exactly once, the longest part first.
@@ -47,70 +81,66 @@ class PartFinder:
         Raises:
             TemplateError: If a wanted turn, a tool or a message before it is not in any rendering.
         """
-        prompts = {index: self._prompt(messages, tools, index) for index in wanted}
-        pending = list(wanted)
+        whole = self.template.render_with_fields(messages, tools)
+        check_context(whole, messages, tools)
+        pending = [self._own_turn(whole, messages, tools, index) for index in wanted]
         parts: list[Part] = []
-        lengths = [len(messages)]
+        candidates = [(len(messages), whole)]
         while pending:
-            length = lengths.pop() if lengths else pending[-1] + 1
-            rendering = self.template.render_with_spans(messages[:length], tools)
-            check_context(rendering, messages[:length], tools)
-            turns = []
-            for index in pending:
-                turn = self._try_turn(rendering, messages, tools, index, prompts[index], must=length == index + 1)
-                if turn is not None and (turn.exact_context or length == index + 1):
-                    turns.append(turn)
+            length, rendering = (
+                candidates.pop() if candidates else (pending[-1].turn.message + 1, pending[-1].rendering)
+            )
+            found = {own.turn.message: own.within(rendering.text) for own in pending}
+            turns = [self._with_stop(turn, rendering.text) for turn in found.values() if turn is not None]
             if turns:
+                if rendering is not whole:
+                    check_context(rendering, messages[:length], tools)
                 parts.append(Part(rendering, tuple(turns)))
-            trained = {turn.message for turn in turns}
-            pending = [index for index in pending if index not in trained]
+            pending = [own for own in pending if found[own.turn.message] is None]
         return parts
 
     def find_provable(
-        self,
-        rendering: Rendering,
-        messages: Sequence[Message],
-        tools: Sequence[Tool] | None,
-        wanted: Sequence[int],
+        self, rendering: Rendering, messages: Sequence[Message], tools: Sequence[Tool] | None, wanted: Sequence[int]
     ) -> list[TrainedTurn]:
-        """Return those of the wanted turns that can be proved in one rendering, whatever context they stand in."""
-        turns = [self._try_turn(rendering, messages, tools, index, None, must=False) for index in wanted]
-        return [turn for turn in turns if turn is not None]
+        """Return those of the wanted turns that the rendering of the whole conversation holds as they must be."""
+        turns = []
+        for index in wanted:
+            try:
+                own = self._own_turn(rendering, messages, tools, index)
+            except TemplateError:
+                continue
+            turn = own.within(rendering.text)
+            if turn is not None:
+                turns.append(self._with_stop(turn, rendering.text))
+        return turns
 
-    def _try_turn(
-        self,
-        rendering: Rendering,
-        messages: Sequence[Message],
-        tools: Sequence[Tool] | None,
-        index: int,
-        prompt: str | None,
-        *,
-        must: bool,
-    ) -> TrainedTurn | None:
-        try:
-            turn = find_turn(
-                rendering,
-                index,
-                messages[index],
-                prompt=prompt,
-                quiet_prompt=lambda: self.template.render(
-                    messages[:index], tools, add_generation_prompt=True, enable_thinking=False
-                ),
-                generation_prompt=self.template.generation_prompt,
-                stop_texts=self.stop_texts,
-                special_texts=self.special_texts,
-            )
-            check_turn(turn, rendering)
-        except TemplateError:
-            if must:
-                raise
-            return None
-        return turn
+    def _own_turn(
+        self, whole: Rendering, messages: Sequence[Message], tools: Sequence[Tool] | None, index: int
+    ) -> _OwnTurn:
+        if index + 1 == len(messages):
+            rendering = whole
+        else:
+            text = self.template.render(messages[: index + 1], tools)
+            # Where the conversation begins with the same text, the fields are in the same places.
+            if whole.text.startswith(text):
+                rendering = whole.beginning(len(text), index)
+            else:
+                rendering = self.template.render_with_fields(messages[: index + 1], tools)
+        habits = self.habits(tools)
+        prompts = Prompts(habits, messages[:index], tools)
+        stops = Stops(self._stop_texts, self._special_texts, habits.after_turn)
+        turn = find_turn(rendering, index, messages[index], prompts=prompts, stops=stops)
+        return _OwnTurn(rendering, turn, prompts)
 
-    def _prompt(self, messages: Sequence[Message], tools: Sequence[Tool] | None, index: int) -> str | None:
-        if index == 0:
-            return None
-        return self.template.render(messages[:index], tools, add_generation_prompt=True)
+    def _with_stop(self, turn: TrainedTurn, text: str) -> TrainedTurn:
+        """Train the stop token that the template leaves to the next message, if there is one."""
+        if turn.stops:
+            return turn
+        stop = Stops(self._stop_texts, self._special_texts).find_next(text, turn.span.end)
+        if stop is None:
+            return turn
+        span = Span(turn.span.start, stop.end)
+        return replace(turn, span=span, fields=(*turn.fields, (Region.STOP, stop)), stops=True)
 
 
 def check_context(rendering: Rendering, messages: Sequence[Message], tools: Sequence[Tool] | None) -> None:
@@ -123,39 +153,21 @@ def check_context(rendering: Rendering, messages: Sequence[Message], tools: Sequ
     for number, tool in enumerate(tools or []):
         lines = tool["function"].get("description", "").strip().splitlines()[:1]
         for text in (tool["function"]["name"], *lines):
-            if text not in context and _escaped(text) not in context:
+            if not any(form in context for form in written_forms(text)):
                 raise TemplateError(
                     f"the chat template leaves out {text!r} of the tool {tool['function']['name']!r}",
                     expected="a template that renders the tools of a row",
                     fix="use a chat template with tool support (`chat_template_path`), or remove the `tools` column",
                     path=f"tools[{number}]",
                 )
-    for field, span in rendering.fields:
+    for field, spans in rendering.fields:
         role = messages[field.message]["role"]
-        if role != "assistant" and field.kind is FieldKind.CONTENT and rendering.lacks(field, span):
+        if role != "assistant" and field.kind is FieldKind.CONTENT and _lacks(rendering, field.text, spans):
             raise TemplateError(
                 f"the chat template leaves out a message of role {role!r}",
                 expected="every message in the rendering",
                 fix="use a chat template with a place for this role (`chat_template_path`), or remove the message",
-                path=f"messages[{field.message}].content",
-            )
-
-
-def check_turn(turn: TrainedTurn, rendering: Rendering) -> None:
-    """Require that nothing of another message stands inside what a turn trains.
-
-    Raises:
-        TemplateError: If the template renders a tool result, say, inside the assistant's turn.
-    """
-    for field, span in rendering.fields:
-        if field.message == turn.message or span is None:
-            continue
-        if span.start < turn.span.end and span.end > turn.span.start:
-            raise TemplateError(
-                f"the chat template renders messages[{field.message}] inside this assistant turn",
-                expected="turns that stand one after the other; others cannot be proved yet",
-                fix="use another chat template (`chat_template_path`)",
-                path=f"messages[{turn.message}]",
+                path=field.path,
             )
 
 
@@ -169,30 +181,32 @@ def check_assistant(rendering: Rendering, messages: Sequence[Message]) -> int:
         TemplateError: If the template left one out without a word; it names the field.
     """
     lost = set()
-    for field, span in rendering.fields:
-        if messages[field.message]["role"] != "assistant" or not rendering.lacks(field, span):
+    for field, spans in rendering.fields:
+        if messages[field.message]["role"] != "assistant" or not _lacks(rendering, field.text, spans):
             continue
-        if field.kind is FieldKind.REASONING:
-            lost.add(field.message)
-            continue
-        raise TemplateError(
-            f"the chat template leaves out {described(field)}",
-            expected="every content and every call in the rendering",
-            fix="use a chat template with a place for it (`chat_template_path`), or remove it from the row",
-            path=f"messages[{field.message}].{path_of(field)}",
-        )
+        if field.kind is not FieldKind.REASONING:
+            raise missing(field)
+        lost.add(field.message)
     return len(lost)
 
 
+def _lacks(rendering: Rendering, text: str, spans: tuple[Span, ...] | None) -> bool:
+    """Tell whether a field is missing: proved by its brackets, or since its text stands nowhere."""
+    if spans is not None:
+        return not spans
+    return not any(form in rendering.text for form in written_forms(text))
+
+
 def _without_assistant(rendering: Rendering, messages: Sequence[Message]) -> str:
-    """Return the rendering without what the assistant's messages gave, as far as that is known."""
+    """Return the rendering without the fields of the assistant's messages, as far as they are known."""
     kept, position = [], 0
-    for message, span in zip(messages, rendering.messages, strict=True):
-        if message["role"] == "assistant" and span is not None:
-            kept.append(rendering.text[position : span.start])
-            position = span.end
+    assistant = (
+        span
+        for field, spans in rendering.fields
+        if messages[field.message]["role"] == "assistant"
+        for span in spans or ()
+    )
+    for span in sorted(assistant):
+        kept.append(rendering.text[position : max(position, span.start)])
+        position = max(position, span.end)
     return "".join((*kept, rendering.text[position:]))
-
-
-def _escaped(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)[1:-1]

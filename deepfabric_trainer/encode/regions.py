@@ -14,7 +14,7 @@ class Region(IntEnum):
 
 
 class TrainOn(StrEnum):
-    """Which messages are trained."""
+    """Which messages are trained; a message's own `train` or `weight` goes before it."""
 
     ASSISTANT = "assistant"
     """Every assistant turn."""
@@ -31,5 +31,7 @@ class Truncation(StrEnum):
 
     TURNS = "turns"
     """Its oldest exchanges are dropped, whole; it is rejected when its last one alone is too long."""
+    DROP = "drop"
+    """It is left out, which the log counts."""
     RAISE = "raise"
     """It is rejected."""

@@ -1,27 +1,33 @@
-"""What of a rendering one assistant turn trains: from after the generation prompt to the stop token."""
+"""What of a rendering one assistant turn trains: from behind the prompt of inference to the stop token."""
 
-import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
 
+from deepfabric_trainer.encode.fields import find_fields
 from deepfabric_trainer.encode.regions import Region
 from deepfabric_trainer.errors import TemplateError
-from deepfabric_trainer.schema import Message, ToolCall
-from deepfabric_trainer.template import Field, FieldKind, Rendering, Span
+from deepfabric_trainer.schema import Message, Tool
+from deepfabric_trainer.template import FieldKind, Habits, Rendering, Span
 from deepfabric_trainer.template.brackets import has_brackets
+from deepfabric_trainer.template.habits import TAG
 
-_EMPTY_THINKING = re.compile(r"\s*<(think|thinking)>\s*</\1>\s*")
-_JSON_STYLES = [
-    {"ensure_ascii": ascii_only, "separators": separators}
-    for ascii_only in (False, True)
-    for separators in ((", ", ": "), (",", ":"))
-]
-_REGION_OF = {
-    FieldKind.CONTENT: Region.CONTENT,
-    FieldKind.REASONING: Region.REASONING,
-    FieldKind.TOOL_NAME: Region.TOOL_NAME,
-}
+_LONGEST_OPENING = 64
+"""Characters of the text that opens a reasoning block, at most."""
+_CONTROL = re.compile(r"<[|｜][^<>\s]{1,60}[|｜]>|</s>")
+
+
+class Context(StrEnum):
+    """What a trained turn stands behind; the values say it in words, for reports."""
+
+    EXACT = "the prompt that inference shows"
+    OTHER_REASONING = "a prompt whose reasoning block the turn does not go on with"
+    INVENTED_REASONING = "an empty reasoning block that the template invents and no prompt of inference has"
+    NO_PROMPT = "a history for which the template renders no prompt"
+    OTHER_TEXT = "a history that the template renders differently in prompts"
+    JOINED_TOKEN = "a prompt whose last characters and the turn's first are one token"
 
 
 @dataclass(frozen=True)
@@ -33,156 +39,210 @@ class TrainedTurn:
         span (`Span`): From the first character that the model must produce to the end of the stop token.
         fields (`tuple[tuple[Region, Span], ...]`): What the message's fields gave, and the stop token, in order; the
             rest of the span is format.
-        exact_context (`bool`): Whether the text before the span is the prompt of inference, to the byte.
+        context (`Context`): What the span stands behind.
+        stops (`bool`): Whether the span ends in a stop token.
     """
 
     message: int
     span: Span
     fields: tuple[tuple[Region, Span], ...]
-    exact_context: bool
+    context: Context
+    stops: bool
+
+    def moved(self, distance: int, context: Context) -> "TrainedTurn":
+        """Return the same turn further on in another rendering."""
+        fields = tuple((region, Span(start + distance, end + distance)) for region, (start, end) in self.fields)
+        span = Span(self.span.start + distance, self.span.end + distance)
+        return TrainedTurn(self.message, span, fields, context, self.stops)
 
 
-def find_turn(
-    rendering: Rendering,
-    index: int,
-    message: Message,
-    *,
-    prompt: str | None,
-    quiet_prompt: Callable[[], str] | None,
-    generation_prompt: str,
-    stop_texts: Sequence[str],
-    special_texts: Sequence[str],
-) -> TrainedTurn:
-    """Find what an assistant message trains in a rendering that holds it.
+@dataclass(frozen=True)
+class Stops:
+    """What ends an assistant turn.
 
     Args:
-        rendering (`Rendering`): Of a conversation that goes at least as far as the message.
+        known (`tuple[str, ...]`): The texts of the stop tokens of the tokenizer and the model.
+        special (`tuple[str, ...]`): The texts of all special tokens of the tokenizer.
+        after_turn (`str`): What the template writes behind a turn without calls.
+    """
+
+    known: tuple[str, ...]
+    special: tuple[str, ...]
+    after_turn: str = ""
+
+    def find(self, text: str, within: Span) -> Span | None:
+        """Return the stop token in what a template writes behind a turn's last field, `None` when there is none.
+
+        A known stop token comes first, then the one that also ends turns without calls, then the last special token:
+        special tokens before it belong to the call.
+        """
+        known = [Span(at, at + len(stop)) for stop in self.known if (at := text.find(stop, *within)) >= 0]
+        if known:
+            return min(known)
+        usual = self._controls(self.after_turn, Span(0, len(self.after_turn)))
+        ends = self.after_turn[slice(*usual[-1])] if usual else "".join(self.after_turn.split()[:1])
+        if not ends:
+            return None
+        at = text.find(ends, *within)
+        if at >= 0:
+            return Span(at, at + len(ends))
+        controls = self._controls(text, within)
+        return controls[-1] if controls else None
+
+    def find_next(self, text: str, start: int) -> Span | None:
+        """Return the stop token that a template leaves to the next message: the control token that comes first."""
+        position = start + len(text[start:]) - len(text[start:].lstrip())
+        for stop in (*self.known, *self.special):
+            if text.startswith(stop, position):
+                return Span(position, position + len(stop))
+        control = _CONTROL.match(text, position)
+        return Span(*control.span()) if control else None
+
+    def _controls(self, text: str, within: Span) -> list[Span]:
+        """Return the control tokens in a text: the tokenizer's, or what looks like one where it knows none."""
+        found = [Span(*match.span()) for match in self._pattern.finditer(text, *within)]
+        return found or [Span(*match.span()) for match in TAG.finditer(text, *within)]
+
+    @property
+    def _pattern(self) -> re.Pattern[str]:
+        tokens = sorted((token for token in (*self.known, *self.special) if token), key=len, reverse=True)
+        return re.compile("|".join(map(re.escape, tokens)) or r"(?!)")
+
+
+class Prompts:
+    """What inference shows before a turn, rendered when it is asked for.
+
+    Args:
+        habits (`Habits`): Of the template.
+        messages (`Sequence[Message]`): The messages before the turn.
+        tools (`Sequence[Tool]`, *optional*): The tools of the conversation.
+    """
+
+    def __init__(self, habits: Habits, messages: Sequence[Message], tools: Sequence[Tool] | None) -> None:
+        self.habits = habits
+        self._messages = messages
+        self._tools = tools
+
+    @cached_property
+    def usual(self) -> str | None:
+        """The prompt as the template renders it; `None` when it renders none."""
+        return self._render(add_generation_prompt=True)
+
+    @cached_property
+    def switched(self) -> tuple[str, ...]:
+        """The prompts with reasoning switched on or off, where the template has switches."""
+        prompts = (self._render(add_generation_prompt=True, **switch) for switch in self.habits.switches)
+        return tuple(prompt for prompt in prompts if prompt is not None)
+
+    @cached_property
+    def history(self) -> str:
+        """The messages before the turn without a generation prompt; empty when the template refuses them."""
+        return self._render() or ""
+
+    def matching(self, text: str, *, reasons: bool) -> str | None:
+        """Return the prompt that a rendering goes on from, `None` when there is none.
+
+        The usual one comes first; a turn without reasoning goes on from the longest, which may hold a closed block.
+        """
+        if reasons and self.usual is not None and text.startswith(self.usual):
+            return self.usual
+        prompts = (*self.switched, *([] if self.usual is None else [self.usual]))
+        return max((prompt for prompt in prompts if text.startswith(prompt)), key=len, default=None)
+
+    def _render(self, **variables: bool) -> str | None:
+        try:
+            return self.habits.template.render(self._messages, self._tools, **variables) if self._messages else None
+        except TemplateError:
+            return None
+
+
+def find_turn(rendering: Rendering, index: int, message: Message, *, prompts: Prompts, stops: Stops) -> TrainedTurn:
+    """Find what an assistant message trains in the rendering of the conversation up to and with it.
+
+    Args:
+        rendering (`Rendering`): Of the conversation up to and with the message.
         index (`int`): The index of the message.
         message (`Message`): The message itself.
-        prompt (`str`, *optional*): What inference shows before the turn; `None` when the template renders none.
-        quiet_prompt (`Callable[[], str]`, *optional*): Renders what inference shows when it asks for no reasoning.
-        generation_prompt (`str`): What the template appends to ask for an assistant turn.
-        stop_texts (`Sequence[str]`): The texts of the stop tokens that are known, tried first.
-        special_texts (`Sequence[str]`): The texts of the tokenizer's special tokens.
+        prompts (`Prompts`): What inference shows before it.
+        stops (`Stops`): What ends a turn.
     Raises:
-        TemplateError: If a field of the message is not in its span, or no stop token follows; it names the field.
+        TemplateError: If a field of the message is not in its turn; it names the field.
     """
-    path = f"messages[{index}]"
-    span = rendering.messages[index]
-    if span is None and has_brackets(rendering.text):
+    text, path = rendering.text, f"messages[{index}]"
+    if has_brackets(text):
         raise TemplateError(
-            "the text holds private-use characters of planes 15 and 16, with which spans are found",
+            "the text holds private-use characters of plane 16, with which fields are found",
             expected="text without them",
             fix="replace these characters (icons of some fonts, as a rule)",
             path=path,
         )
-    if span is None:
+    prompt = prompts.matching(text, reasons=any(field.kind is FieldKind.REASONING for field, _ in rendering.of(index)))
+    earliest = len(prompt) if prompt is not None else _common_length(prompts.history, text)
+    fields = find_fields(rendering, index, message, earliest)
+    first = fields[0][1].start if fields else len(text)
+    before = [span for field, spans in rendering.fields if field.message < index for span in spans or ()]
+    floor = max((span.end for span in before if span.end <= first), default=0)
+    start, context = _find_start(text, Span(floor, first), prompt, prompts)
+    last = max((span.end for _, span in fields), default=start)
+    stop = stops.find(text, Span(last, len(text)))
+    end = stop.end if stop is not None else max(last, len(text.rstrip()))
+    inside = next((span for span in before if span.end > start and span.start < end), None)
+    if inside is not None:
         raise TemplateError(
-            "it cannot be proved which characters of the rendering this turn gave: the template does not go over the "
-            "messages in a loop, or renders this one to nothing",
-            fix="use a chat template that loops over `messages`, such as one of those that `trl` ships",
+            f"the chat template renders {text[slice(*inside)][:40]!r} of another message inside this assistant turn",
+            expected="what was said before the turn in front of it",
+            fix="use another chat template (`chat_template_path`)",
             path=path,
         )
-    fields = _find_fields(rendering, index, message, span, path)
-    last = max((found.end for _, found in fields), default=span.start)
-    exact = prompt is not None and rendering.text.startswith(prompt) and len(prompt) >= span.start
-    if exact and prompt is not None:
-        start = len(prompt)
+    if stop is not None:
+        fields = [*fields, (Region.STOP, stop)]
+    return TrainedTurn(index, Span(start, end), tuple(fields), context, stop is not None)
+
+
+def _find_start(text: str, within: Span, prompt: str | None, prompts: Prompts) -> tuple[int, Context]:
+    """Return where a turn begins to be trained, between the last message and its first field, and behind what."""
+    if prompt is not None:
+        start, context = len(prompt), Context.EXACT
     else:
-        start = span.start + _common_length(generation_prompt, rendering.text[span.start : span.end])
-    if any(found.start < start for _, found in fields):
-        raise TemplateError(
-            "the generation prompt reaches into the turn's own fields, so the model would not be trained on all of it",
-            fix="remove from the message what the generation prompt already supplies",
-            path=path,
-        )
-    first = min((found.start for _, found in fields), default=span.end)
-    invented = _EMPTY_THINKING.match(rendering.text, start, span.end)
-    if invented and invented.end() <= first:
-        start = invented.end()
-        exact = exact and quiet_prompt is not None and rendering.text[:start] == quiet_prompt()
-    stop = _find_stop(rendering.text, Span(max(last, start), span.end), stop_texts, special_texts, path)
-    return TrainedTurn(index, Span(start, stop.end), (*fields, (Region.STOP, stop)), exact)
+        start, context = _find_start_without_prompt(text, within, prompts)
+    for pattern in prompts.habits.empty_thinking:
+        # The prompt may end inside the block.
+        for invented in pattern.finditer(text, max(within.start, start - _LONGEST_OPENING), within.end):
+            if invented.start() <= start < invented.start() + len(invented[0].rstrip()):
+                return invented.end(), Context.INVENTED_REASONING
+    return start, context
 
 
-def _find_fields(
-    rendering: Rendering, index: int, message: Message, span: Span, path: str
-) -> list[tuple[Region, Span]]:
-    """Find every field of the message inside its span, in order."""
-    found: list[tuple[Region, Span]] = []
-    calls = message.get("tool_calls", [])
-    cursor = span.start
-    for field, marked in rendering.fields:
-        if field.message != index or field.kind is FieldKind.ARGUMENT:
-            continue
-        where = None if field in rendering.left_out else _search(rendering.text, field, marked, Span(cursor, span.end))
-        if where is None:
-            raise TemplateError(
-                f"the chat template leaves out {described(field)}",
-                expected="every field of a trained turn in the rendering",
-                fix="use a chat template with a place for it (`chat_template_path`), or remove it from the row",
-                path=f"{path}.{path_of(field)}",
-            )
-        found.append((_REGION_OF[field.kind], where))
-        cursor = where.end if field.kind is FieldKind.TOOL_NAME else cursor
-        if field.kind is FieldKind.TOOL_NAME and field.call is not None:
-            arguments = _find_arguments(rendering.text, calls[field.call], Span(where.end, span.end), field.call, path)
-            if arguments is not None:
-                found.append((Region.TOOL_ARGUMENTS, arguments))
-                cursor = arguments.end
-    return sorted(found, key=lambda pair: pair[1])
+def _find_start_without_prompt(text: str, within: Span, prompts: Prompts) -> tuple[int, Context]:
+    """Return where a turn begins that goes on from no prompt: behind what it has in common with one."""
+    usual, header = prompts.usual, prompts.habits.generation_prompt
+    common = _common_length(usual or prompts.history, text)
+    if usual is not None and common >= within.start:
+        start = _between_tags(text, usual, min(common, within.end))
+        reasons = TAG.search(usual, start) is not None
+        return start, Context.OTHER_REASONING if reasons else Context.OTHER_TEXT
+    context = Context.NO_PROMPT if usual is None else Context.OTHER_TEXT
+    while header.strip():
+        at = text.rfind(header, *within)
+        if at >= 0:
+            return at + len(header), context
+        tags = list(TAG.finditer(header))
+        header = header[: tags[-1].start()] if tags else ""
+    return max(within.start, _between_tags(text, text, min(common, within.end))), context
 
 
-def _search(text: str, field: Field, marked: Span | None, within: Span) -> Span | None:
-    if marked is not None:
-        return marked if within.start <= marked.start and marked.end <= within.end else None
-    start = text.find(field.text, *within)
-    return Span(start, start + len(field.text)) if start >= 0 else None
-
-
-def _find_arguments(text: str, call: ToolCall, within: Span, number: int, path: str) -> Span | None:
-    arguments = call["function"]["arguments"]
-    for style in _JSON_STYLES:
-        written = json.dumps(arguments, **style)  # type: ignore[arg-type]
-        start = text.find(written, *within)
-        if start >= 0:
-            return Span(start, start + len(written))
-    if not arguments:
-        return None
-    raise TemplateError(
-        "the call's arguments do not stand in the rendering as JSON",
-        expected="a template that writes arguments as JSON; other notations cannot be proved yet",
-        fix="use a chat template that writes calls as JSON (`chat_template_path`)",
-        path=f"{path}.tool_calls[{number}].function.arguments",
-    )
-
-
-def _find_stop(text: str, within: Span, stops: Sequence[str], specials: Sequence[str], path: str) -> Span:
-    for candidates in (stops, specials):
-        starts = [(text.find(stop, *within), stop) for stop in candidates]
-        present = [(start, stop) for start, stop in starts if start >= 0]
-        if present:
-            start, stop = min(present)
-            return Span(start, start + len(stop))
-    raise TemplateError(
-        f"no stop token follows the turn, only {text[within.start : within.end][:40]!r}",
-        expected="the turn to end in a special token of the tokenizer, so that the model learns to stop",
-        fix="use a chat template that ends each assistant turn itself, or set `eos_token` to the token that ends it",
-        path=path,
-    )
+def _between_tags(first: str, second: str, position: int) -> int:
+    """Move a position of two texts back where a tag of either goes over it."""
+    for text in (first, second):
+        opened = max(text.rfind("<", 0, position), text.rfind("[", 0, position))
+        tag = TAG.match(text, opened) if opened >= 0 else None
+        if tag is not None and tag.end() > position:
+            position = opened
+    return position
 
 
 def _common_length(first: str, second: str) -> int:
+    if second.startswith(first):
+        return len(first)
     pairs = enumerate(zip(first, second, strict=False))
     return next((position for position, (a, b) in pairs if a != b), min(len(first), len(second)))
-
-
-def described(field: Field) -> str:
-    """Return a field in words, for an error."""
-    shortened = field.text if len(field.text) <= 40 else f"{field.text[:39]}…"
-    return f"the {field.kind.name.lower().replace('_', ' ')} {shortened!r}"
-
-
-def path_of(field: Field) -> str:
-    """Return a field's path inside its message."""
-    return field.kind.value.replace("[]", f"[{field.call}]")

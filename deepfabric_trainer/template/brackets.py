@@ -1,16 +1,15 @@
 r"""Private-use characters as brackets that carry a number, and the way to take them out of a text again.
 
-A bracket is one character, so that no template can tear it apart: plane 15 brackets messages, plane 16 fields. What a
-JSON filter escapes to `\uXXXX\uXXXX` is undone first.
+A bracket is one character of plane 16, so that no template can tear it apart. What a JSON filter escapes to
+`\uXXXX\uXXXX` is undone first.
 """
 
 import re
-from enum import IntEnum
 from typing import NamedTuple
 
-_CLOSE_OFFSET = 0x8000
+_OPENING, _CLOSING = 0x100000, 0x108000
 MAX_NUMBER = 0x7FFD
-_BRACKET = re.compile("[\U000f0000-\U0010ffff]")
+_BRACKET = re.compile("[\U00100000-\U0010ffff]")
 _ESCAPED = re.compile(r"\\u(d[bB][89a-fA-F][0-9a-fA-F])\\u(d[c-fC-F][0-9a-fA-F]{2})")
 
 
@@ -21,38 +20,21 @@ class Span(NamedTuple):
     end: int
 
 
-class Bracket(IntEnum):
-    """What is bracketed; the value is the character that opens number 0."""
-
-    MESSAGE = 0xF0000
-    FIELD = 0x100000
-
-    def opening(self, number: int) -> str:
-        """Return the character that opens this number."""
-        return chr(self + number)
-
-    def closing(self, number: int) -> str:
-        """Return the character that closes this number."""
-        return chr(self + _CLOSE_OFFSET + number)
-
-
 class Bracketed(NamedTuple):
     """A text without its brackets, and what stood between them.
 
     Args:
         text (`str`): The text without brackets.
-        spans (`dict[tuple[Bracket, int], list[Span]]`): For each kind and number, in order, the spans that hold text.
-        seen (`set[tuple[Bracket, int]]`): Every kind and number of which a bracket stood in the text.
+        spans (`dict[int, list[Span]]`): For each number, in order, the spans that hold text.
     """
 
     text: str
-    spans: dict[tuple[Bracket, int], list[Span]]
-    seen: set[tuple[Bracket, int]]
+    spans: dict[int, list[Span]]
 
-    def only(self, kind: Bracket, number: int) -> Span | None:
-        """Return the one span of this number, `None` when there is none or more than one."""
-        spans = self.spans.get((kind, number), [])
-        return spans[0] if len(spans) == 1 else None
+
+def bracket(text: str, number: int) -> str:
+    """Put a text between the brackets of a number."""
+    return f"{chr(_OPENING + number)}{text}{chr(_CLOSING + number)}"
 
 
 def has_brackets(text: str) -> bool:
@@ -66,24 +48,21 @@ def take_out(text: str) -> Bracketed:
         text = _ESCAPED.sub(_unescape, text)
     pieces: list[str] = []
     length = position = 0
-    opened: dict[tuple[Bracket, int], int] = {}
-    spans: dict[tuple[Bracket, int], list[Span]] = {}
-    seen: set[tuple[Bracket, int]] = set()
+    opened: dict[int, int] = {}
+    spans: dict[int, list[Span]] = {}
     for match in _BRACKET.finditer(text):
         pieces.append(text[position : match.start()])
         length += match.start() - position
         position = match.end()
-        kind = Bracket.FIELD if ord(match[0]) >= Bracket.FIELD else Bracket.MESSAGE
-        closes, number = divmod(ord(match[0]) - kind, _CLOSE_OFFSET)
-        seen.add((kind, number))
+        closes, number = divmod(ord(match[0]) - _OPENING, _CLOSING - _OPENING)
         if not closes:
-            opened[kind, number] = length
+            opened[number] = length
             continue
-        start = opened.pop((kind, number), None)
+        start = opened.pop(number, None)
         if start is not None and start < length:
-            spans.setdefault((kind, number), []).append(Span(start, length))
+            spans.setdefault(number, []).append(Span(start, length))
     pieces.append(text[position:])
-    return Bracketed("".join(pieces), spans, seen)
+    return Bracketed("".join(pieces), spans)
 
 
 def _unescape(match: re.Match[str]) -> str:

@@ -1,19 +1,18 @@
-"""A tokenizer's chat template: its rendering of a conversation, and where each message and field came to stand."""
+"""A tokenizer's chat template: its rendering of a conversation, and where each field came to stand."""
 
-import copy
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import jinja2
 
 from deepfabric_trainer.errors import ConfigError, TemplateError
 from deepfabric_trainer.schema import Message, Tool
-from deepfabric_trainer.template.brackets import MAX_NUMBER, Bracket, Span, has_brackets, take_out
-from deepfabric_trainer.template.loops import compile_with_brackets
-from deepfabric_trainer.template.marks import Field, bracket_fields
+from deepfabric_trainer.template.brackets import Span, has_brackets, take_out
+from deepfabric_trainer.template.dialect import Dialect, choose_dialect
+from deepfabric_trainer.template.marks import Field, Marking, bracket_fields
+
+_REFUSALS = (jinja2.TemplateError, TypeError, ValueError, KeyError, IndexError, AttributeError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -22,26 +21,30 @@ class Rendering:
 
     Args:
         text (`str`): What `apply_chat_template(tokenize=False)` gives, to the byte.
-        messages (`tuple[Span | None, ...]`): For each message, the characters its turn in the template's loop gave.
-        fields (`tuple[tuple[Field, Span | None], ...]`): For each piece of text that a message has, the characters it
-            gave, `None` where the template left it out or that could not be proved.
-        left_out (`frozenset[Field]`): Those of the fields that the template is proved to have left out.
+        fields (`tuple[tuple[Field, tuple[Span, ...] | None], ...]`): For each piece of text that a message has, the
+            characters that it gave, proved by equality: none where the template left it out, more than one span where
+            it stands there more than once. `None` where that could not be proved.
     """
 
     text: str
-    messages: tuple[Span | None, ...]
-    fields: tuple[tuple[Field, Span | None], ...]
-    left_out: frozenset[Field] = frozenset()
+    fields: tuple[tuple[Field, tuple[Span, ...] | None], ...] = ()
 
-    def lacks(self, field: Field, span: Span | None) -> bool:
-        """Tell whether a field is missing: proved by its marks, or since its text stands nowhere."""
-        if span is not None or field in self.left_out:
-            return span is None
-        return field.text not in self.text and json.dumps(field.text, ensure_ascii=False)[1:-1] not in self.text
+    def of(self, message: int) -> list[tuple[Field, tuple[Span, ...] | None]]:
+        """Return the fields of one message."""
+        return [(field, spans) for field, spans in self.fields if field.message == message]
+
+    def beginning(self, length: int, last: int) -> "Rendering":
+        """Return its first `length` characters, with the fields that the messages up to `last` gave there."""
+
+        def within(spans: tuple[Span, ...] | None) -> tuple[Span, ...] | None:
+            return None if spans is None else tuple(span for span in spans if span.end <= length)
+
+        fields = tuple((field, within(spans)) for field, spans in self.fields if field.message <= last)
+        return Rendering(self.text[:length], fields)
 
 
 class ChatTemplate:
-    """Renders conversations as a tokenizer's chat template does, and finds the spans with a proof of equality.
+    """Renders conversations as a tokenizer's chat template does, and finds the fields with a proof of equality.
 
     Args:
         processing_class (`PreTrainedTokenizerBase` or `ProcessorMixin`): Whose `apply_chat_template` is the truth.
@@ -62,6 +65,7 @@ class ChatTemplate:
         self.tokenizer = getattr(processing_class, "tokenizer", processing_class)
         self.variables = dict(variables or {})
         self._chosen = chat_template
+        self._dialects: dict[str, Dialect] = {}
         if chat_template is None and not getattr(processing_class, "chat_template", None):
             raise ConfigError(
                 f"the tokenizer {type(self.tokenizer).__name__} has no chat template",
@@ -71,7 +75,17 @@ class ChatTemplate:
 
     def source(self, tools: Sequence[Tool] | None) -> str:
         """Return the Jinja text used for a conversation with these tools: a dictionary may hold one for tool use."""
-        return str(self.tokenizer.get_chat_template(self._chosen, tools))
+        templates = self.processing_class.chat_template
+        if not isinstance(templates, dict):
+            return str(self._chosen or templates)
+        name = self._chosen or ("tool_use" if tools and "tool_use" in templates else "default")
+        if name not in templates and self._chosen is None:
+            raise ConfigError(
+                f"the tokenizer has the chat templates {', '.join(map(repr, sorted(templates)))}, and no default",
+                expected="the name of one of them",
+                fix="pass `chat_template` with the name",
+            )
+        return str(templates.get(name, name))
 
     def render(
         self,
@@ -86,98 +100,55 @@ class ChatTemplate:
         Raises:
             TemplateError: If the template refuses the conversation; it carries the template's own words.
         """
+        return self._render(
+            self.dialect(tools), messages, tools, add_generation_prompt=add_generation_prompt, **variables
+        )
+
+    def dialect(self, tools: Sequence[Tool] | None) -> Dialect:
+        """Return the form in which the template for these tools wants messages."""
+        source = self.source(tools)
+        if source not in self._dialects:
+            self._dialects[source] = choose_dialect(lambda dialect, probe: self._render(dialect, probe, tools))
+        return self._dialects[source]
+
+    def render_with_fields(self, messages: Sequence[Message], tools: Sequence[Tool] | None) -> Rendering:
+        """Render, and find the characters that each field gave.
+
+        The brackets must leave the rendering as it is; where they do not, fewer fields are bracketed. What is not
+        proved is not in the result.
+        """
+        text = self.render(messages, tools)
+        for marking in () if has_brackets(text) else Marking:
+            bracketed, fields, numbers = bracket_fields(messages, marking)
+            try:
+                found = take_out(self.render(bracketed, tools))
+            except TemplateError:
+                continue
+            if found.text == text:
+                return Rendering(
+                    text,
+                    tuple(
+                        (field, tuple(found.spans.get(field.number, ())) if field.number in numbers else None)
+                        for field in fields
+                    ),
+                )
+        return Rendering(text, tuple((field, None) for field in bracket_fields(messages)[1]))
+
+    def _render(
+        self, dialect: Dialect, messages: Sequence[Message], tools: Sequence[Tool] | None, **variables: Any
+    ) -> str:
         try:
             return str(
                 self.processing_class.apply_chat_template(
-                    list(messages),
+                    [dialect(message) for message in messages],
                     tools=list(tools) if tools else None,
                     chat_template=self.source(tools),
                     tokenize=False,
-                    add_generation_prompt=add_generation_prompt,
                     **{**self.variables, **variables},
                 )
             )
-        except (jinja2.TemplateError, TypeError, ValueError, KeyError) as error:
+        except _REFUSALS as error:
             raise TemplateError(
                 f"the chat template refuses the conversation: {error}",
                 fix="change the row so that the template takes it, or use another `chat_template_path`",
             ) from error
-
-    def render_with_spans(self, messages: Sequence[Message], tools: Sequence[Tool] | None) -> Rendering:
-        """Render, and find what each message and each field gave.
-
-        Both kinds of brackets go into one rendering; when it differs from the plain one, each kind is tried alone.
-        What neither proves has no span in the result, never a guessed one.
-        """
-        text = self.render(messages, tools)
-        if has_brackets(text) or len(messages) > MAX_NUMBER:
-            return Rendering(text, (None,) * len(messages), _unfound(messages))
-        both = self._find_spans(text, messages, tools, loops=True, marks=True)
-        if both is not None:
-            return both
-        loops = self._find_spans(text, messages, tools, loops=True, marks=False)
-        marks = self._find_spans(text, messages, tools, loops=False, marks=True)
-        return Rendering(
-            text,
-            loops.messages if loops else (None,) * len(messages),
-            marks.fields if marks else _unfound(messages),
-            marks.left_out if marks else frozenset(),
-        )
-
-    @cached_property
-    def renders_reasoning(self) -> bool:
-        """Whether the template has a place for `reasoning_content` in the last assistant turn."""
-        probe = [
-            Message(role="user", content="question"),
-            Message(role="assistant", content="answer", reasoning_content="a probe of reasoning"),
-        ]
-        return "a probe of reasoning" in self.render(probe, None)
-
-    @cached_property
-    def generation_prompt(self) -> str:
-        """What the template appends to a conversation to ask for an assistant turn; empty when it appends nothing."""
-        probe = [Message(role="user", content="question")]
-        asked, plain = self.render(probe, None, add_generation_prompt=True), self.render(probe, None)
-        return asked[len(plain) :] if asked.startswith(plain) else ""
-
-    def _find_spans(
-        self, text: str, messages: Sequence[Message], tools: Sequence[Tool] | None, *, loops: bool, marks: bool
-    ) -> Rendering | None:
-        """Render once more with brackets around messages, fields or both; `None` when the rest differs from `text`."""
-        fields: list[Field] = []
-        chat: list[Message] = copy.deepcopy(list(messages))
-        if marks:
-            chat, fields = bracket_fields(messages)
-        try:
-            bracketed = take_out(self._render_loops(chat, tools) if loops else self.render(chat, tools))
-        except (jinja2.TemplateError, TemplateError, TypeError, ValueError, KeyError):
-            return None
-        if bracketed.text != text:
-            return None
-        return Rendering(
-            text,
-            tuple(bracketed.only(Bracket.MESSAGE, index) for index in range(len(messages))),
-            tuple((field, bracketed.only(Bracket.FIELD, number)) for number, field in enumerate(fields)),
-            frozenset(field for number, field in enumerate(fields) if (Bracket.FIELD, number) not in bracketed.seen),
-        )
-
-    def _render_loops(self, chat: list[Message], tools: Sequence[Tool] | None) -> str:
-        variables = {
-            **self.tokenizer.special_tokens_map,
-            **self.variables,
-            "tools": copy.deepcopy(list(tools)) if tools else None,
-            "documents": None,
-            "add_generation_prompt": False,
-        }
-        return compile_with_brackets(self.source(tools))([_with_aliases(message) for message in chat], variables)
-
-
-def _with_aliases(message: Message) -> dict[str, Any]:
-    """Give a message's reasoning under the name that gpt-oss's template reads too, as `apply_chat_template` does."""
-    if "reasoning_content" not in message:
-        return dict(message)
-    return {"thinking": message["reasoning_content"], **message}
-
-
-def _unfound(messages: Sequence[Message]) -> tuple[tuple[Field, Span | None], ...]:
-    return tuple((field, None) for field in bracket_fields(messages)[1])

@@ -1,50 +1,93 @@
 """Going over the rows of a dataset with the rules."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from deepfabric_trainer.encode import ConversationEncoder
-from deepfabric_trainer.errors import DataFormatError, TemplateError
+from deepfabric_trainer.errors import ConfigError, DataFormatError, TemplateError
 from deepfabric_trainer.schema import normalize_row
-from deepfabric_trainer.validate.report import Finding, Rule, ValidationReport
-from deepfabric_trainer.validate.rules import Broken, check_control_tokens, check_conversation
+from deepfabric_trainer.validate.broken import Broken
+from deepfabric_trainer.validate.control_tokens import ControlTokens, control_tokens_of
+from deepfabric_trainer.validate.conversation import check_row
+from deepfabric_trainer.validate.report import Finding, Rule, Severity, ValidationReport
+
+if TYPE_CHECKING:
+    from deepfabric_trainer.encode import ConversationEncoder
 
 
 def validate_dataset(dataset: Iterable[Mapping[str, Any]], processing_class: Any = None) -> ValidationReport:
     """Check every row of a dataset against the rules, without stopping at the first that is broken.
 
     Args:
-        dataset (`Dataset` or an iterable of rows): Rows of `messages` and `tools`.
-        processing_class (`PreTrainedTokenizerBase`, *optional*): Also encode every row with this tokenizer's chat
-            template, which shows what the template drops.
+        dataset (`Dataset`, `IterableDataset` or an iterable of rows): Rows of `messages` and `tools`. They are
+            normalized first, as they are for the training: what that repairs (arguments as text, padding by Arrow) is
+            no finding.
+        processing_class (`PreTrainedTokenizerBase` or `ProcessorMixin`, *optional*): Also encode every row with this
+            tokenizer's chat template, which shows what the template drops, and look for this tokenizer's control
+            tokens in the text. Without it the control tokens of the common model families are looked for.
 
     Returns:
-        `ValidationReport`: One finding for each row, place and rule.
+        `ValidationReport`: One finding for each row, path and rule, in the order of the rows.
 
     Raises:
-        ConfigError: If the processing class has no chat template.
+        ConfigError: If the dataset is several datasets or the name of one, or the processing class has no chat
+            template.
+
+    Example:
+    ```python
+    >>> from deepfabric_trainer import validate_dataset
+    >>> report = validate_dataset([{"messages": [{"role": "user", "content": "Hi"}]}])
+    >>> print(report)
+    1 of 1 row is broken.
+      no-assistant: 1 row (no assistant turn: there is nothing to train)
+
+    ```
     """
-    encoder = ConversationEncoder(processing_class) if processing_class is not None else None
+    if isinstance(dataset, Mapping | str):
+        kind = f"splits ({', '.join(map(str, dataset))})" if isinstance(dataset, Mapping) else "a text"
+        raise ConfigError(
+            f"the dataset is {kind}", expected="rows", fix='pass one split, such as `dataset["train"]`, or load it'
+        )
+    encoder, tokens = None, ControlTokens()
+    if processing_class is not None:
+        from deepfabric_trainer.encode import ConversationEncoder  # imports torch; rows alone need none of it
+
+        encoder, tokens = ConversationEncoder(processing_class), control_tokens_of(processing_class)
     findings: list[Finding] = []
     number = -1
     for number, row in enumerate(dataset):
-        findings.extend(Finding(number, *broken) for broken in _check_row(row, encoder))
+        findings.extend(Finding(number, *broken) for broken in _check_row(row, tokens, encoder))
     return ValidationReport(rows=number + 1, findings=findings)
 
 
-def _check_row(row: Mapping[str, Any], encoder: ConversationEncoder | None) -> Iterator[Broken]:
+def _check_row(row: Any, tokens: ControlTokens, encoder: "ConversationEncoder | None") -> Iterator[Broken]:
+    if not isinstance(row, Mapping):
+        yield Broken(
+            "", Rule.FORMAT, f"the row is of type {type(row).__name__}", "make it an object with a list of `messages`"
+        )
+        return
     try:
         conversation = normalize_row(row)
     except DataFormatError as error:
-        yield Broken(error.path, Rule.FORMAT, error.found, error.fix or f"give it {error.expected}")
+        yield _unreadable(error)
         return
-    yield from check_conversation(conversation)
+    broken = check_row(row, conversation, tokens)
+    yield from broken
     if encoder is None:
         return
-    yield from check_control_tokens(conversation.messages, encoder.tokenizer.all_special_tokens)
     try:
         encoder.encode(row)
     except TemplateError as error:
-        yield Broken(error.path, Rule.TEMPLATE, error.found, error.fix)
-    except DataFormatError:
-        return  # nothing to train: the rules above have said so
+        yield Broken(error.path, Rule.TEMPLATE, error.found, error.fix or f"give it {error.expected}")
+    except DataFormatError as error:
+        if not any(one.severity is Severity.ERROR for one in broken):  # else the rules have said why
+            yield _unreadable(error, Rule.NOTHING_TO_TRAIN)
+
+
+def _unreadable(error: DataFormatError, rule: Rule = Rule.FORMAT) -> Broken:
+    fix = error.fix or f"give it {error.expected}"
+    return Broken(_printable(error.path), rule, _printable(error.found), _printable(fix))
+
+
+def _printable(text: str) -> str:
+    """Return a text without halves of characters, which cannot be printed or written: data may hold such."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

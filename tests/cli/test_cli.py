@@ -58,6 +58,56 @@ def test_check_prints_as_many_findings_as_asked_for(tmp_path: Path, capsys: pyte
     assert "and 3 more" in out
 
 
+def test_check_lets_no_rule_hide_another(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    unanswered = {"messages": [*tool_rows()[4]["messages"], {"role": "user", "content": "?"}]}
+    path = write(tmp_path / "rows.jsonl", [*[unanswered] * 5, *[{"messages": []}] * 5])
+    assert main(["check", str(path), "--most", "3"]) == 1
+    out = capsys.readouterr().out
+    errors, warnings = out.index("format (error): the row cannot be read"), out.index("unanswered-end (warning): ")
+    assert errors < warnings
+    assert "row 5, messages: the conversation is empty" in out
+    assert "row 0, messages[2]: the conversation ends with a user message" in out
+    assert "... and 4 more" in out
+    assert "(--most 10 prints all)" in out
+    assert "5 of 10 rows are broken, 5 more have warnings." in out
+
+
+def test_check_says_once_what_mends_several_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["check", str(write(tmp_path / "rows.jsonl", [{"messages": []}] * 5))])
+    assert capsys.readouterr().out.count("to fix it: ") == 1
+
+
+def test_check_counts_the_rows_of_each_rule(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    calls = [{"name": "fly", "arguments": {}}] * 2
+    messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "", "tool_calls": calls}]
+    main(["check", str(write(tmp_path / "rows.jsonl", [{"messages": messages}] * 3)), "--most", "0"])
+    captured = capsys.readouterr()
+    assert [line.split() for line in captured.out.splitlines() if "undeclared" in line] == [
+        ["undeclared-tool", "error", "3"]
+    ]
+    assert "to fix it" not in captured.out
+    assert captured.err == ""
+
+
+def test_check_passes_rows_with_warnings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    messages = [*tool_rows()[4]["messages"], {"role": "user", "content": "?"}]
+    assert main(["check", str(write(tmp_path / "rows.jsonl", [{"messages": messages}]))]) == 0
+    assert "All 1 rows can be trained on, 1 with warnings." in capsys.readouterr().out
+
+
+def test_check_writes_every_finding(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, output = write(tmp_path / "rows.jsonl", [{"messages": []}] * 5), tmp_path / "new" / "findings.jsonl"
+    assert main(["check", str(path), "--most", "1", "--output", str(output)]) == 1
+    findings = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
+    assert [(finding["row"], finding["rule"]) for finding in findings] == [(row, "format") for row in range(5)]
+    assert f"wrote 5 findings to {output}" in capsys.readouterr().out
+
+
+def test_check_says_where_it_cannot_write(rows_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", str(rows_file), "--output", str(tmp_path)]) == 2
+    assert f"cannot write --output {tmp_path}" in capsys.readouterr().err
+
+
 def test_check_prints_what_is_in_the_rows_and_not_markup(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     call = {"name": "[bold]x[/bold]", "arguments": {}}
     messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "", "tool_calls": [call]}]

@@ -117,11 +117,33 @@ def test_as_many_labels_are_trained_as_in_the_padded_batch() -> None:
         assert counts[0] == counts[1], kind
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_label_has_the_weight_that_it_has_in_the_padded_batch(kind: str) -> None:
+    examples: list[dict[str, Any]] = make_examples(kind)
+    generator = random.Random(kind)
+    for example in examples:
+        example["regions"] = [generator.randrange(1, 7) if label != -100 else 0 for label in example["labels"]]
+    examples[1]["weights"] = [generator.choice([0.5, 2.0, 3.0]) for _ in examples[1]["labels"]]
+    found = []
+    for collator in (SharedPrefixCollator, ToolCallCollator):
+        batch = collator(0, loss_weights={2: 0.0, 3: 5.0, 4: 0.25})(examples)
+        labels, weights = batch["labels"], batch["loss_weights"]
+        assert weights.dtype == torch.float32
+        assert weights.shape == labels.shape
+        assert not weights[labels == -100].any()
+        trained = labels[:, 1:] != -100
+        found.append(sorted(zip(labels[:, 1:][trained].tolist(), weights[:, 1:][trained].tolist(), strict=True)))
+    assert found[0] == found[1]
+    assert len({weight for _, weight in found[0]}) > 3
+
+
 def test_keys_shapes_and_token_counts() -> None:
     examples = make_examples("one catalogue")
     batch = SharedPrefixCollator(0, return_num_tokens=True)(examples)
     rows, length = batch["input_ids"].shape
-    assert set(batch) == {"input_ids", "labels", "position_ids", "attention_mask", "num_tokens", "num_computed"}
+    keys = {"input_ids", "labels", "position_ids", "attention_mask", "num_tokens", "num_computed"}
+    assert set(batch) == keys
+    assert set(SharedPrefixCollator(0, return_num_tokens=True, loss_weights={})(examples)) == keys | {"loss_weights"}
     assert batch["attention_mask"].shape == (rows, 1, length, length)
     assert batch["attention_mask"].dtype == torch.bool
     assert int(batch["num_tokens"]) == sum(len(example["input_ids"]) for example in examples)

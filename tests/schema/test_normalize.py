@@ -2,258 +2,285 @@ import copy
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 from datasets import Dataset
 
 from deepfabric_trainer.errors import DataFormatError
-from deepfabric_trainer.schema import Repair, normalize_row
+from deepfabric_trainer.rows import to_dataset
+from deepfabric_trainer.schema import Repair, RowReasoning, conversation_key, is_conversation, normalize_row
+from tests.schema.rows import OTHER_TOOL, TOOL, USER, call
 
-USER = {"role": "user", "content": "Weather in Paris?"}
-TOOL = {
-    "type": "function",
-    "function": {
-        "name": "get_weather",
-        "description": "The weather.",
-        "parameters": {"type": "object", "properties": {"city": {"type": "string"}, "unit": {"type": "string"}}},
-    },
-}
-OTHER_TOOL = {
-    "type": "function",
-    "function": {
-        "name": "get_stock",
-        "parameters": {"type": "object", "properties": {"ticker": {"type": "string"}, "days": {"type": "integer"}}},
-    },
-}
-
-
-def call(name: str, arguments: Any) -> dict[str, Any]:
-    return {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": name, "arguments": arguments}}]}
-
-
-def arguments_of(row: dict[str, Any]) -> Any:
-    return normalize_row(row).messages[-1]["tool_calls"][0]["function"]["arguments"]
-
-
-def test_the_row_itself_is_not_changed() -> None:
-    row = {"messages": [USER, call("get_weather", '{"city": "Paris"}')], "tools": [TOOL]}
-    before = copy.deepcopy(row)
-    normalized = normalize_row(row)
-    normalized.messages[1]["content"] = "changed"
-    assert normalized.tools is not None
-    normalized.tools[0]["function"]["parameters"]["properties"].clear()
-    assert row == before
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [{"city": "Köln"}, '{"city": "Köln"}', '{"city":"K\\u00f6ln"}'],
-    ids=["object", "json", "escaped json"],
-)
-def test_arguments_come_out_as_an_object_in_whatever_form_they_came(arguments: Any) -> None:
-    assert arguments_of({"messages": [USER, call("get_weather", arguments)], "tools": [TOOL]}) == {"city": "Köln"}
-
-
-@pytest.mark.parametrize(
-    "value", [{"a": 1, "b": 1.0, "c": [None, {"d": None}], "e": 10**20, "f": True, "g": "日本 \n\t"}]
-)
-def test_json_arguments_are_kept_to_the_last_null(value: dict[str, Any]) -> None:
-    decoded = arguments_of({"messages": [USER, call("unknown", json.dumps(value))], "tools": [TOOL]})
-    assert json.dumps(decoded) == json.dumps(value)
-
-
-def test_null_arguments_are_kept_where_the_tool_declares_them_and_dropped_where_it_does_not() -> None:
-    arguments = {"city": None, "ticker": None}
-    row = {"messages": [USER, call("get_weather", arguments)], "tools": [TOOL]}
-    assert arguments_of(row) == {"city": None}
-    assert Repair.ARGUMENT_NULLS in normalize_row(row).repairs
-
-
-def test_null_arguments_in_json_text_are_all_kept() -> None:
-    row = {"messages": [USER, call("get_weather", '{"city": null, "ticker": null}')], "tools": [TOOL]}
-    assert arguments_of(row) == {"city": None, "ticker": None}
-
-
-def test_null_arguments_without_a_schema_are_kept() -> None:
-    assert arguments_of({"messages": [USER, call("get_weather", {"x": None})]}) == {"x": None}
-
-
-def test_nulls_are_told_apart_inside_nested_arguments() -> None:
-    tool = copy.deepcopy(TOOL)
-    tool["function"]["parameters"]["properties"] = {
-        "filters": {"type": "array", "items": {"type": "object", "properties": {"field": {}, "value": {}}}},
-        "extra": {"type": "object"},
-    }
-    arguments = {
-        "filters": [{"field": "a", "value": None, "padding": None}],
-        "extra": {"anything": None},
-    }
-    row = {"messages": [USER, call("get_weather", arguments)], "tools": [tool]}
-    assert arguments_of(row) == {"filters": [{"field": "a", "value": None}], "extra": {"anything": None}}
-
-
-def test_rows_that_went_through_arrow_come_back_as_they_were() -> None:
-    rows = [
-        {"messages": [USER, call("get_weather", {"city": "Paris"})], "tools": [TOOL]},
-        {"messages": [USER, call("get_stock", {"ticker": "ACME", "days": 3})], "tools": [OTHER_TOOL]},
-    ]
-    padded = Dataset.from_list(rows)[0]
-    assert "ticker" in padded["tools"][0]["function"]["parameters"]["properties"], "Arrow pads structs"
-    repaired = normalize_row(padded)
-    assert repaired.tools == normalize_row(rows[0]).tools == [TOOL]
-    assert repaired.messages == normalize_row(rows[0]).messages
-    assert repaired.repairs == {Repair.SCHEMA_NULLS, Repair.ARGUMENT_NULLS}
-
-
-def test_a_null_default_is_kept_unless_arrow_put_it_there() -> None:
-    tool = copy.deepcopy(TOOL)
-    tool["function"]["parameters"]["properties"] = {
-        "nullable": {"type": ["string", "null"], "default": None},
-        "chosen": {"enum": ["a", None]},
-        "plain": {"type": "string", "default": None},
-    }
-    clean = normalize_row({"messages": [USER], "tools": [tool]})
-    assert clean.tools == [tool]
-    tool["function"]["parameters"]["properties"]["padding"] = None
-    properties = normalize_row({"messages": [USER], "tools": [tool]}).tools[0]["function"]["parameters"]["properties"]  # type: ignore[index]
-    assert properties == {
-        "nullable": {"type": ["string", "null"], "default": None},
-        "chosen": {"enum": ["a", None]},
-        "plain": {"type": "string"},
-    }
-
-
-def test_a_property_named_like_a_keyword_is_cleaned_like_any_other() -> None:
-    tool = copy.deepcopy(TOOL)
-    tool["function"]["parameters"]["properties"] = {"default": None, "enum": {"type": "string", "title": None}}
-    properties = normalize_row({"messages": [USER], "tools": [tool]}).tools[0]["function"]["parameters"]["properties"]  # type: ignore[index]
-    assert properties == {"enum": {"type": "string"}}
-
-
-@pytest.mark.parametrize(
-    "tools",
-    [
-        [TOOL],
-        json.dumps([TOOL]),
-        [json.dumps(TOOL)],
-        TOOL,
-        json.dumps(TOOL),
-        [TOOL["function"]],
-        [{"type": "function", **TOOL["function"]}],  # type: ignore[dict-item]
-    ],
-    ids=["list", "json", "list of json", "object", "json object", "bare function", "flat"],
-)
-def test_tools_come_out_in_one_form(tools: Any) -> None:
-    assert normalize_row({"messages": [USER], "tools": tools}).tools == [TOOL]
-
-
-def test_a_description_that_is_no_text_is_left_out() -> None:
-    tool = {"type": "function", "function": {"name": "f", "description": None}}
-    assert normalize_row({"messages": [USER], "tools": json.dumps([tool])}).tools == [
-        {"type": "function", "function": {"name": "f"}}
-    ]
-
-
-@pytest.mark.parametrize("tools", [None, [], "", "[]", "null"])
-def test_no_tools_are_none(tools: Any) -> None:
-    assert normalize_row({"messages": [USER], "tools": tools}).tools is None
-
-
-@pytest.mark.parametrize(
-    "message",
-    [
-        {"role": "assistant", "content": "", "tool_calls": [{"name": "f", "arguments": {"a": 1}}]},
-        {"role": "assistant", "content": "", "tool_calls": '[{"name": "f", "arguments": {"a": 1}}]'},
-        {"role": "assistant", "content": "", "function_call": {"name": "f", "arguments": '{"a": 1}'}},
-        {"from": "function_call", "value": '{"name": "f", "arguments": {"a": 1}}'},
-    ],
-    ids=["flat", "json", "legacy", "sharegpt"],
-)
-def test_calls_come_out_in_one_form(message: dict[str, Any]) -> None:
-    normalized = normalize_row({"messages": [USER, message]}).messages[1]
-    assert normalized == {
+FUNCTION: dict[str, Any] = TOOL["function"]  # type: ignore[assignment]
+ANSWER = {"role": "assistant", "content": "Hello"}
+CALL_TEXT = '{"name": "get_weather", "arguments": {"city": "Paris"}}'
+EXPECTED = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "Weather in Paris?"},
+    {
         "role": "assistant",
         "content": "",
-        "tool_calls": [{"type": "function", "function": {"name": "f", "arguments": {"a": 1}}}],
+        "tool_calls": [
+            {"type": "function", "function": {"name": "get_weather", "arguments": {"city": "Paris"}}, "id": "call_1"}
+        ],
+    },
+    {"role": "tool", "content": '{"sky": null}', "tool_call_id": "call_1", "name": "get_weather"},
+    {"role": "assistant", "content": "Sunny."},
+]
+
+
+def openai_row() -> dict[str, Any]:
+    messages: list[dict[str, Any]] = copy.deepcopy(EXPECTED)
+    messages[2]["content"] = None
+    messages[2]["tool_calls"][0]["function"]["arguments"] = '{"city": "Paris"}'
+    messages[4]["weight"] = 1
+    return {"messages": messages, "tools": [TOOL], "parallel_tool_calls": False}
+
+
+def deepfabric_row() -> dict[str, Any]:
+    return {
+        "messages": copy.deepcopy(EXPECTED),
+        "tools": [TOOL],
+        "reasoning": {
+            "style": "agent",
+            "content": [{"step_number": 1, "thought": "Look.", "action": "get_weather()"}],
+        },
+        "metadata": {"topic": "weather"},
     }
 
 
-@pytest.mark.parametrize(
-    ("content", "text"),
-    [(None, ""), ("a", "a"), ([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}], "ab"), ([], "")],
-)
-def test_content_is_text(content: Any, text: str) -> None:
-    assert normalize_row({"messages": [{"role": "user", "content": content}]}).messages[0]["content"] == text
+def sharegpt_row() -> dict[str, Any]:
+    return {
+        "conversations": [
+            {"from": "system", "value": "Be brief."},
+            {"from": "human", "value": "Weather in Paris?"},
+            {"from": "function_call", "value": CALL_TEXT},
+            {"from": "observation", "value": '{"sky": null}'},
+            {"from": "gpt", "value": "Sunny."},
+        ],
+        "tools": json.dumps([FUNCTION]),
+    }
 
 
-def test_tool_results_may_be_json() -> None:
-    row = {"messages": [USER, {"role": "tool", "content": {"grüße": [1, None]}}]}
-    assert normalize_row(row).messages[1]["content"] == '{"grüße": [1, null]}'
+def swift_row() -> dict[str, Any]:
+    roles = ("system", "user", "tool_call", "tool_response", "assistant")
+    texts = [each["value"] for each in sharegpt_row()["conversations"]]
+    return {
+        "messages": [{"role": role, "content": text} for role, text in zip(roles, texts, strict=True)],
+        "tools": json.dumps([TOOL]),
+    }
+
+
+def legacy_row() -> dict[str, Any]:
+    messages: list[dict[str, Any]] = copy.deepcopy(EXPECTED)
+    messages[2] = {
+        "role": "assistant",
+        "content": None,
+        "function_call": {"name": "get_weather", "arguments": '{"city": "Paris"}'},
+    }
+    messages[3] = {"role": "function", "name": "get_weather", "content": '{"sky": null}'}
+    return {"messages": messages, "functions": [FUNCTION]}
+
+
+def toucan_row() -> dict[str, Any]:
+    row = legacy_row()
+    return {"messages": json.dumps(row["messages"]), "tools": json.dumps([TOOL]), "uuid": "0"}
+
+
+ROWS = {each.__name__: each for each in (openai_row, deepfabric_row, sharegpt_row, swift_row, legacy_row, toucan_row)}
+WITHOUT_IDS = {"sharegpt_row", "swift_row", "legacy_row", "toucan_row"}
+
+
+@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("way", ["json", "arrow", "numpy", "torch", "pandas", "rows", "tuples"])
+def test_rows_of_every_source_and_storage_become_the_same_conversation(name: str, way: str) -> None:
+    row = ROWS[name]()
+    stored: Any = {
+        "json": lambda: json.loads(json.dumps(row)),
+        "arrow": lambda: Dataset.from_list([row])[0],
+        "numpy": lambda: Dataset.from_list([row]).with_format("numpy")[0],
+        "torch": lambda: Dataset.from_list([row]).with_format("torch")[0],
+        "pandas": lambda: Dataset.from_list([row]).to_pandas().to_dict("records")[0],
+        "rows": lambda: to_dataset([row, ROWS["openai_row"]()])[0],
+        "tuples": lambda: {key: tuple(value) if isinstance(value, list) else value for key, value in row.items()},
+    }[way]()
+    conversation = normalize_row(stored)
+    assert conversation.tools == [TOOL]
+    read = json.loads(json.dumps(conversation.messages))
+    expected: list[dict[str, Any]] = copy.deepcopy(EXPECTED)
+    if name in WITHOUT_IDS:
+        expected[2]["tool_calls"][0].pop("id")
+        expected[3].pop("tool_call_id")
+    if name in ("sharegpt_row", "swift_row"):
+        expected[3].pop("name")
+    if name == "openai_row":
+        expected[4]["weight"] = 1
+    assert read == expected
+    assert conversation.reasoning == (RowReasoning("agent", "Look.") if name == "deepfabric_row" else None)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_the_row_itself_is_not_changed(name: str) -> None:
+    row = ROWS[name]()
+    before = copy.deepcopy(row)
+    normalize_row(row)
+    assert row == before
+    assert json.dumps(row) == json.dumps(before)
+
+
+def test_a_row_that_needs_repair_everywhere_is_not_changed() -> None:
+    row = {
+        "messages": [
+            {"role": "User", "content": [{"type": "text", "text": "a", "image": None}], "name": None},
+            {
+                "role": "assistant",
+                "content": None,
+                "function_call": {"name": "f", "arguments": {"a": None, "b": (1,)}},
+            },
+            {"role": "tool", "content": {"a": np.int64(1)}, "tool_call_id": 1},
+        ],
+        "tools": [{"name": "f", "input_schema": {"type": "object", "properties": {"b": {}, "c": None}}}],
+        "reasoning": {"style": None, "content": ("a",)},
+    }
+    before = copy.deepcopy(row)
+    assert len(normalize_row(row).repairs) >= 8
+    assert str(row) == str(before)
+
+
+def test_normalizing_again_changes_nothing() -> None:
+    once = normalize_row(openai_row())
+    again = normalize_row({"messages": once.messages, "tools": once.tools})
+    assert again.messages == once.messages
+    assert [type(each["content"]) for each in again.messages] == [type(each["content"]) for each in once.messages]
+    assert again.tools == once.tools
+    assert not again.repairs
+
+
+def test_json_text_of_messages_is_decoded() -> None:
+    conversation = normalize_row({"messages": json.dumps([USER, ANSWER])})
+    assert conversation.messages == [USER, ANSWER]
+    assert conversation.repairs == {Repair.MESSAGES_JSON}
 
 
 def test_sharegpt_roles_are_translated() -> None:
     row = {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]}
-    normalized = normalize_row(row)
-    assert [(message["role"], message["content"]) for message in normalized.messages] == [
-        ("user", "Hi"),
-        ("assistant", "Hello"),
+    assert normalize_row(row).messages == [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Hello"},
     ]
-    assert normalized.repairs == {Repair.ROLE_NAMES}
+    assert normalize_row(row).repairs == {Repair.ROLE_NAMES}
+
+
+def test_tools_in_the_system_message_are_left_there() -> None:
+    system = {"from": "system", "value": "<tools>" + json.dumps([TOOL, OTHER_TOOL]) + "</tools>"}
+    answer = {"from": "gpt", "value": "<tool_call>\n" + CALL_TEXT + "\n</tool_call>"}
+    conversation = normalize_row({"conversations": [system, {"from": "human", "value": "Hi"}, answer]})
+    assert conversation.tools is None
+    assert conversation.messages[0]["content"] == system["value"]
+    assert conversation.messages[2] == {"role": "assistant", "content": answer["value"]}
 
 
 @pytest.mark.parametrize(
-    ("reasoning", "text"),
+    ("reasoning", "style", "text"),
     [
-        ("think", "think"),
-        ({"style": "freetext", "content": "think"}, "think"),
-        ({"style": "agent", "content": [{"step_number": 1, "thought": "a"}, {"thought": "b", "action": "x"}]}, "a\nb"),
-        ({"style": "steps", "content": ["a", "b"]}, "a\nb"),
+        ("think", "text", "think"),
+        ({"style": "freetext", "content": "think"}, "freetext", "think"),
+        ({"style": None, "content": "think"}, "text", "think"),
+        (
+            {"style": "agent", "content": [{"step_number": 1, "thought": "a"}, {"thought": "b", "action": "x"}]},
+            "agent",
+            "a\nb",
+        ),
+        ({"style": "agent", "content": [{"reasoning": "a", "thought": None}]}, "agent", "a"),
+        ({"style": "steps", "content": ["a", "b"]}, "steps", "a\nb"),
+        (["a", "b"], "text", "a\nb"),
+        ({"style": "steps", "content": np.array(["a", "b"], dtype=object)}, "steps", "a\nb"),
     ],
 )
-def test_the_reasoning_column_becomes_text(reasoning: Any, text: str) -> None:
-    normalized = normalize_row({"messages": [USER], "reasoning": reasoning})
-    assert normalized.reasoning is not None
-    assert normalized.reasoning.text == text
+def test_the_reasoning_column_becomes_text(reasoning: Any, style: str, text: str) -> None:
+    assert normalize_row({"messages": [USER], "reasoning": reasoning}).reasoning == RowReasoning(style, text)
 
 
-@pytest.mark.parametrize("key", ["reasoning_content", "reasoning", "thinking"])
-def test_a_messages_own_reasoning_has_one_name(key: str) -> None:
-    message = {"role": "assistant", "content": "a", key: "because"}
-    assert normalize_row({"messages": [USER, message]}).messages[1]["reasoning_content"] == "because"
+@pytest.mark.parametrize(
+    "reasoning", [None, "", [], float("nan"), {}, {"style": None, "content": None}, {"style": "a", "content": []}]
+)
+def test_no_reasoning_is_none(reasoning: Any) -> None:
+    assert normalize_row({"messages": [USER], "reasoning": reasoning}).reasoning is None
+
+
+def test_a_column_that_another_row_had_is_passed_over() -> None:
+    row = {"messages": None, "conversations": [{"from": "human", "value": "Hi"}]}
+    assert conversation_key(row) == "conversations"
+    assert normalize_row(row).messages == [{"role": "user", "content": "Hi"}]
+    assert conversation_key({"messages": None, "conversations": None}) == "messages"
+    assert conversation_key({"text": "a"}) is None
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ({"messages": [USER]}, True),
+        ({"messages": (USER,)}, True),
+        ({"messages": np.array([USER, ANSWER], dtype=object)}, True),
+        ({"messages": json.dumps([USER])}, True),
+        ({"messages": []}, True),
+        ({"messages": "hello"}, False),
+        ({"messages": ["hello"]}, False),
+        ({"messages": None}, False),
+        ({"messages": 3}, False),
+        ({"text": "a"}, False),
+        ({"query": "a", "answers": "[]", "tools": "[]"}, False),
+        ({"system": "a", "chat": "USER: a"}, False),
+    ],
+)
+def test_conversations_are_told_from_other_rows(row: dict[str, Any], expected: bool) -> None:
+    assert is_conversation(row) is expected
+
+
+def nested(depth: int) -> Any:
+    value: Any = "a"
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+HOLDS_ITSELF: dict[str, Any] = {}
+HOLDS_ITSELF["a"] = HOLDS_ITSELF
 
 
 @pytest.mark.parametrize(
     ("row", "path", "words"),
     [
         ({"text": "a"}, "messages", "only `text`"),
+        ({}, "messages", "only nothing"),
+        ("hello", "messages", "type str"),
+        (None, "messages", "type NoneType"),
         ({"messages": None}, "messages", "null"),
+        ({"messages": float("nan")}, "messages", "null"),
         ({"messages": []}, "messages", "empty"),
-        ({"messages": ["hello"]}, "messages[0]", "type str"),
-        ({"messages": [{"content": "a"}]}, "messages[0].role", "None"),
-        ({"messages": [{"role": "user", "content": {"a": 1}}]}, "messages[0].content", "type dict"),
-        (
-            {"messages": [{"role": "user", "content": [{"type": "image"}]}]},
-            "messages[0].content",
-            "parts of type image",
-        ),
-        ({"messages": [{**USER, "tool_calls": [{"name": "f"}]}]}, "messages[0].tool_calls", "role 'user'"),
-        ({"messages": [USER, call("f", "{oops")]}, "messages[1].tool_calls[0].function.arguments", "not JSON"),
-        ({"messages": [USER, call("f", '{"a": NaN}')]}, "messages[1].tool_calls[0].function.arguments", "NaN"),
-        ({"messages": [USER, call("f", '{"a": 1e400}')]}, "messages[1].tool_calls[0].function.arguments", "1e400"),
-        (
-            {"messages": [USER, call("f", {"a": [float("inf")]})]},
-            "messages[1].tool_calls[0].function.arguments.a[0]",
-            "inf",
-        ),
-        ({"messages": [{"role": "user", "content": "cut \ud83d"}]}, "messages[0].content", "half of a character"),
-        ({"messages": [USER, call("f", "[1]")]}, "messages[1].tool_calls[0].function.arguments", "type list"),
-        ({"messages": [USER, call("", {})]}, "messages[1].tool_calls[0].function.name", "''"),
-        ({"messages": [USER], "tools": "{oops"}, "tools", "not JSON"),
-        ({"messages": [USER], "tools": 3}, "tools", "type int"),
-        ({"messages": [USER], "tools": [{"type": "function", "function": {}}]}, "tools[0].function.name", "None"),
+        ({"messages": np.array([])}, "messages", "empty"),
+        ({"messages": "hello"}, "messages", "not JSON"),
+        ({"messages": "[]"}, "messages", "empty"),
+        ({"messages": "null"}, "messages", "null"),
+        ({"messages": "{}"}, "messages", "type dict"),
+        ({"messages": 3}, "messages", "type int"),
+        ({"messages": USER}, "messages", "type dict"),
+        ({"messages": '[{"role": "user", "content": "\\ud83d"}]'}, "messages[0].content", "half of a character"),
+        ({"messages": '[{"role": "user", "content": 1e400}]'}, "messages", "1e400"),
+        ({"conversations": [{"value": "a"}]}, "conversations[0].role", "None"),
+        ({"messages": [USER], "reasoning": 3}, "reasoning", "type int"),
+        ({"messages": [USER], "reasoning": {"content": 3}}, "reasoning.content", "type int"),
+        ({"messages": [USER], "reasoning": {"content": ["a", {"x": 1}]}}, "reasoning.content[1]", "without a text"),
+        ({"messages": [USER], "reasoning": {"content": "\ud83d"}}, "reasoning.content", "half of a character"),
+        ({"messages": [USER, call("f", {"a": nested(2000)})]}, "messages", "nested too deeply"),
+        ({"messages": [USER, call("f", HOLDS_ITSELF)]}, "messages", "nested too deeply"),
+        ({"messages": [USER], "tools": [HOLDS_ITSELF]}, "messages", "nested too deeply"),
     ],
 )
-def test_what_cannot_be_read_is_named(row: dict[str, Any], path: str, words: str) -> None:
+def test_what_cannot_be_read_is_named(row: Any, path: str, words: str) -> None:
     with pytest.raises(DataFormatError) as caught:
         normalize_row(row)
     assert caught.value.path == path
     assert words in caught.value.found
+    assert caught.value.expected
+    assert caught.value.fix

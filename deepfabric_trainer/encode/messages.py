@@ -1,0 +1,107 @@
+"""From the messages of one conversation to the sequences that train them."""
+
+from collections.abc import Iterator, Sequence
+
+from deepfabric_trainer.encode.examples import EncodedExample
+from deepfabric_trainer.encode.labels import context_of, labels_of, prove, regions_of_tokens, tokens_within, weights_of
+from deepfabric_trainer.encode.literals import find_literals, texts_with_control_tokens
+from deepfabric_trainer.encode.parts import Part, PartFinder, check_assistant, check_context
+from deepfabric_trainer.encode.regions import Region, TrainOn
+from deepfabric_trainer.encode.select import select_turns, untrained_messages
+from deepfabric_trainer.encode.tokens import Encoding, RenderingTokenizer
+from deepfabric_trainer.errors import DataFormatError, TemplateError
+from deepfabric_trainer.schema import Message, Tool
+from deepfabric_trainer.template import Rendering
+
+
+class MessagesEncoder:
+    """Encodes the messages of one conversation, whole or shortened.
+
+    Args:
+        finder (`PartFinder`): Finds the renderings and the turns in them.
+        tools (`Sequence[Tool]`, *optional*): What the conversation is shown.
+        tokenizer (`RenderingTokenizer`): Of the template for these tools.
+        train_on (`TrainOn`): Which messages are trained.
+    """
+
+    def __init__(
+        self, finder: PartFinder, tools: Sequence[Tool] | None, tokenizer: RenderingTokenizer, train_on: TrainOn
+    ) -> None:
+        self.finder = finder
+        self.tools = tools
+        self.tokenizer = tokenizer
+        self.train_on = train_on
+
+    def texts_with_control_tokens(self, messages: Sequence[Message]) -> set[str]:
+        """Return the texts of others than the assistant that hold control tokens."""
+        return texts_with_control_tokens(messages, self.tools, self.tokenizer)
+
+    def encode(self, messages: Sequence[Message], foreign: set[str]) -> list[EncodedExample]:
+        """Return the sequences that train the selected turns, each of them once.
+
+        Args:
+            messages (`Sequence[Message]`): The conversation.
+            foreign (`set[str]`): Texts whose control tokens stay plain text, as `texts_with_control_tokens` gives.
+        Raises:
+            DataFormatError: If every message says that it is not trained.
+            TemplateError: If the template drops something, or the labels cannot be proved.
+        """
+        turns = select_turns(messages, self.train_on)
+        if self.train_on is TrainOn.ALL:
+            return [self._encode_all(messages, turns, foreign)]
+        parts = self.finder.find(messages, self.tools, turns)
+        return [self._encode_part(part, messages, foreign) for part in parts]
+
+    def _encode_part(self, part: Part, messages: Sequence[Message], foreign: set[str]) -> EncodedExample:
+        text = part.rendering.text
+        input_ids, offsets = self._tokenize(part.rendering, messages, foreign)
+        regions = regions_of_tokens(offsets, part.turns)
+        prove(text, input_ids, offsets, regions, part.turns, self.tokenizer.tokenizer)
+        return EncodedExample(
+            input_ids,
+            labels_of(input_ids, regions),
+            regions,
+            text,
+            weights=weights_of(offsets, part.turns, messages),
+            contexts=tuple(context_of(turn, offsets) for turn in part.turns),
+            unstopped_turns=sum(not turn.stops for turn in part.turns),
+        )
+
+    def _encode_all(self, messages: Sequence[Message], turns: list[int], foreign: set[str]) -> EncodedExample:
+        """Train every token, as TRL does by default, after the check that nothing was left out of the rendering."""
+        rendering = self.finder.template.render_with_fields(messages, self.tools)
+        check_context(rendering, messages, self.tools)
+        lost_reasoning = check_assistant(rendering, messages)
+        input_ids, offsets = self._tokenize(rendering, messages, foreign)
+        found = self.finder.find_provable(rendering, messages, self.tools, turns)
+        regions = [region or Region.FORMAT for region in regions_of_tokens(offsets, found)]
+        for index in untrained_messages(messages):
+            for token in _tokens_of(index, rendering, offsets):
+                regions[token] = Region.CONTEXT
+        if not any(regions):
+            raise DataFormatError(
+                "every message says that it is not trained",
+                expected="at least one that is",
+                fix="remove the row, or the `train` and `weight` of its messages",
+                path="messages",
+            )
+        labels = labels_of(input_ids, regions)
+        weights = weights_of(offsets, found, messages)
+        return EncodedExample(input_ids, labels, regions, rendering.text, weights, lost_reasoning=lost_reasoning)
+
+    def _tokenize(self, rendering: Rendering, messages: Sequence[Message], foreign: set[str]) -> Encoding:
+        literals = find_literals(rendering, messages, foreign, self.tokenizer)
+        return self.tokenizer.encode(rendering.text, literals)
+
+
+def _tokens_of(index: int, rendering: Rendering, offsets: Sequence[tuple[int, int]]) -> Iterator[int]:
+    """Go over the tokens that the fields of a message gave."""
+    for field, spans in rendering.of(index):
+        if spans is None:
+            raise TemplateError(
+                f"it cannot be proved which characters of the rendering {field} gave, so it cannot be left untrained",
+                fix="remove the message's `train` or `weight`, or use another chat template",
+                path=field.path,
+            )
+        for span in spans:
+            yield from tokens_within(offsets, span)

@@ -1,0 +1,92 @@
+"""Tokenizing a rendering, with control tokens that somebody wrote into it encoded as the plain text that they are."""
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from deepfabric_trainer.errors import TemplateError
+from deepfabric_trainer.template import Span
+
+Encoding = tuple[list[int], list[tuple[int, int]]]
+"""Token ids, and for each the characters that it stands for."""
+
+
+class RenderingTokenizer:
+    """Tokenizes renderings of one chat template.
+
+    Args:
+        tokenizer (`PreTrainedTokenizerBase`): A fast tokenizer.
+        source (`str`): The template. Its control tokens are the tokenizer's special tokens, and those of its other
+            added tokens that the template writes, as in the option `sanitize_control_tokens` of `apply_chat_template`.
+    """
+
+    def __init__(self, tokenizer: Any, source: str) -> None:
+        self.tokenizer = tokenizer
+        control = {
+            token.content
+            for token in tokenizer.added_tokens_decoder.values()
+            if token.special or (token.content in source and not token.content.isspace())
+        }
+        self._control = re.compile("|".join(map(re.escape, sorted(control, key=len, reverse=True))) or "(?!)")
+
+    def control_tokens(self, text: str) -> list[Span]:
+        """Return where control tokens stand in a text."""
+        return [Span(*match.span()) for match in self._control.finditer(text)]
+
+    def encode(self, text: str, literal: Sequence[Span] = ()) -> Encoding:
+        """Return the tokens of a text, in which the given spans are plain text whatever they look like.
+
+        Raises:
+            TemplateError: If the tokenizer makes a control token of the plain text.
+        """
+        if not literal:
+            return self._encode(text)
+        ids: list[int] = []
+        offsets: list[tuple[int, int]] = []
+        for (start, end), is_literal in _pieces(len(text), literal):
+            more, places = self._encode_piece(text[start:end], is_literal)
+            ids += more
+            offsets += [(start + first, start + last) for first, last in places]
+        return ids, offsets
+
+    def _encode_piece(self, piece: str, is_literal: bool) -> Encoding:
+        # Some tokenizers put a space before the first word of what they are given; behind a newline none does.
+        newline, _ = self._encode("\n")
+        ids, offsets = self._encode_literal("\n" + piece) if is_literal else self._encode("\n" + piece)
+        if ids[: len(newline)] != newline:
+            ids, offsets = self._encode_literal(piece) if is_literal else self._encode(piece)
+            return ids, offsets
+        return ids[len(newline) :], [(start - 1, end - 1) for start, end in offsets[len(newline) :]]
+
+    def _encode(self, text: str) -> Encoding:
+        encoding = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        return encoding["input_ids"], encoding["offset_mapping"]
+
+    def _encode_literal(self, text: str) -> Encoding:
+        """Run the tokenizer's steps without the one that takes added tokens out."""
+        backend = self.tokenizer.backend_tokenizer
+        normalized = backend.normalizer.normalize_str(text) if backend.normalizer is not None else text
+        words = [normalized]
+        if backend.pre_tokenizer is not None:
+            words = [word for word, _ in backend.pre_tokenizer.pre_tokenize_str(normalized)]
+        ids = [token.id for word in words for token in backend.model.tokenize(word)]
+        added = self.tokenizer.added_tokens_decoder
+        made = next((added[token].content for token in ids if token in added), None)
+        if made is not None:
+            raise TemplateError(
+                f"the tokenizer makes the control token {made!r} of plain text",
+                expected="text that does not look like the template's own",
+                fix="remove it from the row",
+            )
+        return ids, [(1 if text[:1] == "\n" else 0, len(text))] * len(ids)
+
+
+def _pieces(length: int, literal: Sequence[Span]) -> Iterator[tuple[Span, bool]]:
+    position = 0
+    for span in literal:
+        if position < span.start:
+            yield Span(position, span.start), False
+        yield span, True
+        position = span.end
+    if position < length:
+        yield Span(position, length), False

@@ -1,0 +1,218 @@
+"""What became of the rows of a dataset, in numbers and in words."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+
+from deepfabric_trainer.encode import Context
+from deepfabric_trainer.errors import ConfigError, DataFormatError
+from deepfabric_trainer.prepare.rows import read_finding
+from deepfabric_trainer.schema import Repair
+from deepfabric_trainer.validate import Finding, Rule, Severity
+
+_SHOWN = 5
+
+
+class OnInvalid(StrEnum):
+    """What happens when rows cannot be trained on."""
+
+    RAISE = "raise"
+    """Nothing is trained: one error counts the rows by rule and shows the first."""
+    DROP = "drop"
+    """The rows are left out, counted in the log, and written to `rejected.jsonl`."""
+
+
+@dataclass(frozen=True)
+class RejectedRow:
+    """A row that is not trained on.
+
+    Args:
+        row (`int`): Its number in the dataset, counted from 0.
+        findings (`list[Finding]`): Why, and what else is wrong with it; at least one.
+    """
+
+    row: int
+    findings: list[Finding]
+
+    @property
+    def rules(self) -> set[Rule]:
+        """The rules because of which it is rejected."""
+        return _rules(finding for finding in self.findings if finding.severity is Severity.ERROR)
+
+
+@dataclass(frozen=True)
+class PreparationReport:
+    """What became of the rows of a dataset.
+
+    Args:
+        rows (`int`): The rows that went in.
+        examples (`int`): The examples that came out; more than rows where a template rewrites history.
+        rejected (`list[RejectedRow]`): The rows that gave none.
+        findings (`Counter[Rule]`): How many rows that are trained on break each rule.
+        repairs (`Counter[Repair]`): How many rows needed each repair.
+        shortened_rows (`int`): The rows that lost their oldest exchanges to `max_length`.
+        dropped_messages (`int`): The messages in those exchanges.
+        shortened_results (`int`): The tool results that were cut to keep to `max_length`.
+        contexts (`Counter[Context]`): The trained turns that do not stand right after the prompt that inference
+            shows, by what they stand behind.
+        unstopped_turns (`int`): The trained turns that the template ends without a stop token.
+        lost_reasoning (`int`): Assistant messages whose reasoning the template leaves out of a row that is trained
+            whole.
+        dropped_reasoning (`int`): Rows whose `reasoning` column found no place.
+        no_choice_rows (`int`): Rows in which the tool strategy left no tool that would be a wrong one to call.
+    """
+
+    rows: int
+    examples: int
+    rejected: list[RejectedRow] = field(default_factory=list)
+    findings: Counter[Rule] = field(default_factory=Counter)
+    repairs: Counter[Repair] = field(default_factory=Counter)
+    shortened_rows: int = 0
+    dropped_messages: int = 0
+    shortened_results: int = 0
+    contexts: Counter[Context] = field(default_factory=Counter)
+    unstopped_turns: int = 0
+    lost_reasoning: int = 0
+    dropped_reasoning: int = 0
+    no_choice_rows: int = 0
+
+    @classmethod
+    def from_account(cls, account: Iterable[Mapping[str, Any]], rows: int) -> "PreparationReport":
+        """Count the entries that `prepare.rows` gave, of a dataset of so many rows."""
+        entries = list(account)
+        findings = {
+            entry["row"]: [read_finding(text) for text in entry["findings"]] for entry in entries if entry["findings"]
+        }
+        rejected = [RejectedRow(entry["row"], findings[entry["row"]]) for entry in entries if entry["rejected"]]
+        out = {row.row for row in rejected}
+        return cls(
+            rows=rows,
+            examples=len(entries) - len(rejected),
+            rejected=rejected,
+            findings=Counter(rule for row, found in findings.items() if row not in out for rule in _rules(found)),
+            repairs=Counter(Repair[name] for entry in entries for name in entry["repairs"]),
+            shortened_rows=sum(entry["dropped_messages"] > 0 for entry in entries),
+            dropped_messages=sum(entry["dropped_messages"] for entry in entries),
+            shortened_results=sum(entry["shortened_results"] for entry in entries),
+            contexts=Counter(Context[name] for entry in entries for name in entry["contexts"]),
+            unstopped_turns=sum(entry["unstopped_turns"] for entry in entries),
+            lost_reasoning=sum(entry["lost_reasoning"] for entry in entries),
+            dropped_reasoning=sum(entry["dropped_reasoning"] for entry in entries),
+            no_choice_rows=sum(entry["leaves_no_choice"] for entry in entries),
+        )
+
+    def sentences(self, name: str) -> list[str]:
+        """Return what a user must know of it, a sentence a cause; empty when every row went in as it is."""
+        of_rows = f"of {self.rows} rows"
+        lines = [f"{count} {of_rows}: {repair}" for repair, count in self.repairs.items()]
+        lines += [f"{count} {of_rows} have {rule}: {rule.meaning}" for rule, count in _most(self.findings)]
+        if self.shortened_rows:
+            lines.append(
+                f"{self.shortened_rows} {of_rows} are longer than `max_length`; their oldest exchanges were dropped, "
+                f"{self.dropped_messages} messages in all"
+            )
+        if self.shortened_results:
+            lines.append(f"{self.shortened_results} tool results were cut to `max_tool_result_length`")
+        lines += [f"{count} trained turns stand behind {context}" for context, count in _most(self.contexts)]
+        if self.unstopped_turns:
+            lines.append(
+                f"{self.unstopped_turns} trained turns end without a stop token: the chat template leaves it to the "
+                "next message, and there is none; a template that ends each turn itself teaches the model to stop"
+            )
+        if self.lost_reasoning:
+            lines.append(
+                f"the chat template leaves out the reasoning of {self.lost_reasoning} assistant messages, as it does "
+                "with all but the last; `DeepFabricSFTConfig` trains each in its own context"
+            )
+        if self.dropped_reasoning:
+            lines.append(
+                f"{self.dropped_reasoning} {of_rows}: the `reasoning` column is not trained: the chat template has no "
+                'place for it (`reasoning="inline"` makes one), or the messages have reasoning of their own'
+            )
+        if self.no_choice_rows:
+            lines.append(
+                f"{self.no_choice_rows} {of_rows}: the tool strategy leaves no tool that would be a wrong one, so the "
+                'model does not learn to choose (`tool_strategy="used_plus_related"` leaves some)'
+            )
+        if self.rejected:
+            lines.append(describe_rejected(self.rejected, self.rows))
+        return [f"{name} dataset: {line}" for line in lines]
+
+
+def settle(report: PreparationReport, on_invalid: str, *, tolerated: Iterable[Rule] = ()) -> None:
+    """Raise when the rejected rows are more than the policy allows.
+
+    Args:
+        report (`PreparationReport`): What became of the rows.
+        on_invalid (`str`): An [`OnInvalid`].
+        tolerated (`Iterable[Rule]`, *optional*): Rules because of which rows are left out in any case.
+
+    Raises:
+        DataFormatError: If there are any and the policy is to raise, or when no row is left.
+    """
+    if not report.rejected:
+        return
+    policy, allowed = parse_on_invalid(on_invalid), set(tolerated)
+    refused = report.rejected if policy is OnInvalid.RAISE else []
+    refused = [entry for entry in refused if not entry.rules <= allowed]
+    if refused or not report.examples:
+        raise DataFormatError(
+            describe_rejected(refused or report.rejected, report.rows),
+            expected="rows that can be trained on" if report.examples else "at least one row that can be trained on",
+            fix="mend these rows (`deepfabric-trainer check` lists them all)"
+            + (', or leave them out with `on_invalid="drop"` in `DeepFabricSFTConfig`' if report.examples else ""),
+        )
+
+
+def describe_rejected(rejected: list[RejectedRow], rows: int) -> str:
+    """Say how many rows were rejected, because of which rules, and show the first few."""
+    rules = Counter(rule for entry in rejected for rule in entry.rules)
+    counts = ", ".join(f"{count} {rule}" for rule, count in _most(rules))
+    shown = "".join(f"\n  {_shown(entry)}" for entry in rejected[:_SHOWN])
+    more = f"\n  ... and {len(rejected) - _SHOWN} more" if len(rejected) > _SHOWN else ""
+    return f"{len(rejected)} of {rows} rows cannot be trained on ({counts}):{shown}{more}"
+
+
+def write_rejected(path: Path, dataset: Dataset, rejected: list[RejectedRow]) -> None:
+    """Write rejected rows to a JSON Lines file: the row's number, all its findings, and the row itself."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8") as file:
+        for entry in rejected:
+            findings = [{**asdict(finding), "row": entry.row} for finding in entry.findings]
+            line = {"row": entry.row, "findings": findings, "data": dataset[entry.row]}
+            file.write(json.dumps(line, ensure_ascii=False, default=str) + "\n")
+
+
+def parse_on_invalid(value: str) -> OnInvalid:
+    """Return the policy of this name.
+
+    Raises:
+        ConfigError: If there is none.
+    """
+    try:
+        return OnInvalid(value)
+    except ValueError:
+        raise ConfigError(f"on_invalid is {value!r}", expected="'raise' or 'drop'") from None
+
+
+def _rules(findings: Iterable[Finding]) -> set[Rule]:
+    return {finding.rule for finding in findings}
+
+
+def _most(counts: Counter[Any]) -> list[tuple[Any, int]]:
+    """Return counts, most first, equal ones by name."""
+    return sorted(counts.items(), key=lambda pair: (-pair[1], str(pair[0])))
+
+
+def _shown(entry: RejectedRow) -> str:
+    errors = [finding for finding in entry.findings if finding.severity is Severity.ERROR]
+    first = errors[0]
+    place = f"row {entry.row}" + (f", `{first.path}`" if first.path else "")
+    more = f" (and {len(errors) - 1} more findings)" if len(errors) > 1 else ""
+    return f"{place}: {first.found.rstrip('.')}. To fix it: {first.fix.rstrip('.')}.{more}"
