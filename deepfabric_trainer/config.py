@@ -147,6 +147,12 @@ class DeepFabricSFTConfig(SFTConfig):
                 fix="drop `packing` and `padding_free`, or set batching='auto'",
             )
         self.loss_weights = _read_loss_weights(self.loss_weights)
+        if self.packing and self.packing_strategy == "wrapped":
+            raise ConfigError(
+                "packing_strategy='wrapped', which cuts examples anywhere, also inside a call",
+                expected="a strategy that keeps examples whole",
+                fix="set packing_strategy='bfd', or packing=False: batching='auto' saves more",
+            )
         if getattr(self, "bf16", None) is None and not self.use_cpu and not is_torch_bf16_gpu_available():
             self.bf16 = False  # TRL's default asks for a GPU that has it
         super().__post_init__()

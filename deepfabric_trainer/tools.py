@@ -15,7 +15,7 @@ from datasets import Dataset, Features, IterableDataset, Json, LargeList, List, 
 
 from deepfabric_trainer.errors import ConfigError, DataFormatError
 from deepfabric_trainer.json_columns import json_text
-from deepfabric_trainer.schema import Message, Tool, conversation_key, normalize_row
+from deepfabric_trainer.schema import Message, Tool, normalize_row
 from deepfabric_trainer.schema.nulls import drop_schema_padding
 from deepfabric_trainer.schema.strict_json import decode
 from deepfabric_trainer.schema.tools import normalize_tools
@@ -237,10 +237,8 @@ def _filter(row: Any, strategy: str, min_tools: int, clean_schemas: bool, where:
 
 def _messages(row: Mapping[str, Any]) -> list[Message] | None:
     """Return the normalized messages of a row, `None` if they cannot be read: `validate_dataset` says why."""
-    key, prompt, completion = conversation_key(row), row.get("prompt"), row.get("completion")
-    both = [*prompt, *completion] if isinstance(prompt, list) and isinstance(completion, list) else None
     try:
-        return normalize_row({"messages": row[key] if key else both}).messages
+        return normalize_row({**row, "tools": None, "reasoning": None}).messages
     except DataFormatError:
         return None
 

@@ -3,29 +3,31 @@
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset, IterableDataset
-from transformers import AutoConfig, GenerationConfig, TrainerCallback, TrainingArguments
+from datasets import IterableDataset
+from transformers import TrainerCallback, TrainingArguments
 from trl import SFTTrainer
-from trl.data_utils import get_dataset_column_names
-from trl.trainer.utils import global_then_local_main_first
 
 from deepfabric_trainer.collators.shared_prefix import SharedPrefixCollator
 from deepfabric_trainer.collators.support import why_not_shared
 from deepfabric_trainer.collators.tool_call import ToolCallCollator
 from deepfabric_trainer.config import Batching, DeepFabricSFTConfig
-from deepfabric_trainer.encode import ConversationEncoder
-from deepfabric_trainer.errors import ConfigError, DataFormatError
+from deepfabric_trainer.errors import ConfigError
 from deepfabric_trainer.head import trained_positions_only
 from deepfabric_trainer.launch import missing_cpu_processes
 from deepfabric_trainer.loss import mean_weight, weigh
 from deepfabric_trainer.loss_settings import columns_to_weigh, find_obstacle, refuse_weights, weights_for_collator
-from deepfabric_trainer.prepare import encode_dataset, settle, stream_dataset, tolerated_by, write_rejected
-from deepfabric_trainer.schema import conversation_key, is_conversation
-from deepfabric_trainer.validate import Rule
+from deepfabric_trainer.training_rows import (
+    drop_untrained,
+    encode_rows,
+    encoder_for,
+    facts_of,
+    holds_conversations,
+    rows_to_generate,
+    trains_completions_only,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +73,7 @@ class DeepFabricTrainer(SFTTrainer):
         if args is None:
             name = model if isinstance(model, str) else model.config.name_or_path
             args = DeepFabricSFTConfig(f"{name.rstrip('/').split('/')[-1] or 'model'}-SFT")
-        self._context_length, self._stop_token_ids = _facts_of(model, args)
+        self._context_length, self._stop_token_ids = facts_of(model, args)
         if isinstance(args, DeepFabricSFTConfig) and args.packing and args.max_length is None:
             args.max_length = self._context_length
         missing = missing_cpu_processes()
@@ -81,7 +83,7 @@ class DeepFabricTrainer(SFTTrainer):
                 "call `deepfabric_trainer.launch.start_cpu_processes()` first, or launch the script with torchrun",
                 missing,
             )
-        conversations = train_dataset is not None and _holds_conversations(train_dataset)
+        conversations = train_dataset is not None and holds_conversations(train_dataset)
         self._assistant_only = bool(getattr(args, "assistant_only_loss", False))
         self._obstacle_to_weights = find_obstacle(
             args,
@@ -91,7 +93,7 @@ class DeepFabricTrainer(SFTTrainer):
             formatting_func=formatting_func,
         )
         self._total_computed_tokens = 0
-        self._rows = _rows_to_generate(eval_dataset)
+        self._rows = rows_to_generate(eval_dataset)
         with _without_assistant_only_loss(args, conversations):
             super().__init__(
                 model=model,
@@ -124,7 +126,7 @@ class DeepFabricTrainer(SFTTrainer):
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
         """Evaluate as the parent does; callbacks without rows of their own generate from the rows evaluated."""
-        rows = self._rows if eval_dataset is None else _rows_to_generate(eval_dataset)
+        rows = self._rows if eval_dataset is None else rows_to_generate(eval_dataset)
         callbacks = [] if rows is None or isinstance(eval_dataset, str) else self.callback_handler.callbacks
         for callback in callbacks:
             self._give_rows(callback, rows)
@@ -221,60 +223,23 @@ class DeepFabricTrainer(SFTTrainer):
         formatting_func: Callable[[dict[str, Any]], str] | None,
         dataset_name: str,
     ) -> Any:
-        if formatting_func is not None or not _holds_conversations(dataset):
+        if formatting_func is not None or not holds_conversations(dataset):
             dataset = refuse_weights(dataset, self._obstacle_to_weights, dataset_name)
             return super()._prepare_dataset(dataset, processing_class, args, packing, formatting_func, dataset_name)
-        prepared = self._encode(dataset, self._encoder(processing_class, args), args, dataset_name)
+        encoder = encoder_for(
+            processing_class,
+            args,
+            context_length=self._context_length,
+            stop_token_ids=self._stop_token_ids,
+            assistant_only=self._assistant_only or trains_completions_only(dataset, args),
+        )
+        prepared = encode_rows(dataset, encoder, args, dataset_name)
         prepared = refuse_weights(prepared, self._obstacle_to_weights, dataset_name)
         if packing:
             prepared = prepared.select_columns(["input_ids", "labels"])
-            return super()._prepare_dataset(prepared, processing_class, args, packing, None, dataset_name)
+            packed = super()._prepare_dataset(prepared, processing_class, args, packing, None, dataset_name)
+            return drop_untrained(packed, args, dataset_name)
         return prepared.shuffle(seed=args.seed) if args.shuffle_dataset else prepared
-
-    def _encoder(self, processing_class: Any, args: Any) -> ConversationEncoder:
-        if isinstance(args, DeepFabricSFTConfig):
-            return ConversationEncoder(
-                processing_class,
-                train_on=args.train_on,
-                tool_strategy=args.tool_strategy,
-                reasoning=args.reasoning,
-                max_length=args.max_length or self._context_length,
-                truncation=args.truncation,
-                max_tool_result_length=args.max_tool_result_length,
-                min_tools=args.min_tools,
-                num_distractors=args.num_distractors,
-                tool_seed=args.seed,
-                stop_token_ids=self._stop_token_ids,
-            )
-        return ConversationEncoder(
-            processing_class,
-            train_on="assistant" if self._assistant_only else "all",
-            max_length=args.max_length,
-            stop_token_ids=self._stop_token_ids,
-        )
-
-    def _encode(self, dataset: Any, encoder: ConversationEncoder, args: Any, name: str) -> Any:
-        is_ours = isinstance(args, DeepFabricSFTConfig)
-        on_invalid = args.on_invalid if is_ours else "raise"
-        # A script that works with TRL must go on working: rows that break a rule are counted, and rows that it would
-        # cut are left out, with a word.
-        tolerated = tolerated_by(encoder) if is_ours else (Rule.TOO_LONG,)
-        if isinstance(dataset, IterableDataset):
-            return stream_dataset(
-                dataset, encoder, check=is_ours, on_invalid=on_invalid, tolerated=tolerated, name=name
-            )
-        with global_then_local_main_first():
-            workers = args.dataset_num_proc
-            prepared, report = encode_dataset(dataset, encoder, check=is_ours, num_proc=workers, name=name)
-        is_main = args.process_index == 0
-        if report.rejected and is_main:
-            rejected = Path(args.output_dir) / ("rejected.jsonl" if name == "train" else f"rejected_{name}.jsonl")
-            write_rejected(rejected, dataset, report.rejected)
-        settle(report, on_invalid, tolerated=tolerated)
-        if is_main:
-            for sentence in report.sentences(name):
-                logger.warning(sentence)
-        return prepared
 
     def _set_collator(self, args: DeepFabricSFTConfig) -> None:
         """Choose the layout of the batches; the log says which, when it is not what was asked for."""
@@ -301,46 +266,6 @@ class DeepFabricTrainer(SFTTrainer):
             return_num_tokens=True,
             loss_weights=loss_weights,
         )
-
-
-def _holds_conversations(dataset: Any) -> bool:
-    """Tell whether a dataset's rows are ours to encode; all others go TRL's way."""
-    first = next(iter(dataset), None)
-    if first is None:
-        raise DataFormatError("the dataset is empty", expected="at least one row")
-    columns = set(get_dataset_column_names(dataset))
-    if {"input_ids", "image", "images"} & columns or {"prompt", "completion"} <= columns:
-        return False
-    key = conversation_key(first)
-    # A row without its messages is ours to name, where TRL would look for a text in it.
-    return key is not None and (first[key] is None or first[key] == [] or is_conversation(first))
-
-
-def _facts_of(model: Any, args: TrainingArguments) -> tuple[int | None, tuple[int, ...]]:
-    """Return the model's context length (tokens) and the ids at which its generation stops."""
-    if isinstance(model, str):
-        init_kwargs = getattr(args, "model_init_kwargs", None) or {}
-        trust = init_kwargs.get("trust_remote_code", getattr(args, "trust_remote_code", False))
-        revision = init_kwargs.get("revision")
-        config = AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=trust)
-        try:
-            generation = GenerationConfig.from_pretrained(model, revision=revision)
-        except OSError:  # not every model has the file; the tokenizer's stop token is known anyway
-            generation = None
-    else:
-        config, generation = model.config, getattr(model, "generation_config", None)
-    stop = getattr(generation, "eos_token_id", None)
-    stops = () if stop is None else (stop,) if isinstance(stop, int) else tuple(stop)
-    return getattr(config.get_text_config(), "max_position_embeddings", None), stops
-
-
-def _rows_to_generate(eval_dataset: Any) -> Any:
-    """Return the evaluation rows as they came, for callbacks that generate from them; the first of several sets."""
-    if isinstance(eval_dataset, dict):
-        eval_dataset = next(iter(eval_dataset.values()), None)
-    if not isinstance(eval_dataset, Dataset) or not len(eval_dataset) or not _holds_conversations(eval_dataset):
-        return None
-    return eval_dataset
 
 
 @contextmanager

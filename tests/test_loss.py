@@ -337,7 +337,7 @@ OBSTACLES = [
     ({"loss_type": "dft"}, {}, "loss_type='dft'"),
     ({"label_smoothing_factor": 0.1}, {}, "`label_smoothing_factor`"),
     ({}, {"compute_loss_func": squared}, "`compute_loss_func`"),
-    ({"packing": True, "packing_strategy": "wrapped"}, {}, "`packing`"),
+    ({"packing": True}, {}, "`packing`"),
     ({"eval_packing": True}, {}, "`eval_packing`"),
     ({"padding_free": True}, {}, "`padding_free`"),
     ({}, {"data_collator": DataCollatorForSeq2Seq(None)}, "a `data_collator`"),

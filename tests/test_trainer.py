@@ -15,9 +15,10 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 from deepfabric_trainer import DeepFabricSFTConfig, DeepFabricTrainer
 from deepfabric_trainer.callbacks import MetricEarlyStoppingCallback, SampleGenerationCallback
 from deepfabric_trainer.collators import SharedPrefixCollator, ToolCallCollator
+from deepfabric_trainer.encode import ConversationEncoder
 from deepfabric_trainer.errors import ConfigError, DataFormatError
 from deepfabric_trainer.rows import to_dataset
-from tests.fixtures.tiny import tiny_model, tiny_tokenizer, tool_rows
+from tests.fixtures.tiny import TOOLS, call, tiny_model, tiny_tokenizer, tool_rows
 
 Run = Callable[..., Any]
 
@@ -84,8 +85,8 @@ def test_a_plain_config_encodes_right_what_trl_would_corrupt_and_says_so_once(
     rows, broken = tool_rows(), tool_rows()
     for row in broken:
         for message in row["messages"]:
-            for call in message.get("tool_calls", []):
-                call["function"]["arguments"] = json.dumps(call["function"]["arguments"])
+            for made in message.get("tool_calls", []):
+                made["function"]["arguments"] = json.dumps(made["function"]["arguments"])
     with caplog.at_level(logging.WARNING, "deepfabric_trainer"):
         trainer = make_trainer(DeepFabricTrainer, SFTConfig, broken, max_length=None)
     right = make_trainer(SFTTrainer, SFTConfig, rows, max_length=None)
@@ -221,18 +222,80 @@ def test_a_collator_of_the_users_stays(make_trainer: Run) -> None:
     assert trainer.data_collator is collator
 
 
-def test_conversations_can_be_packed(make_trainer: Run) -> None:
+@pytest.mark.filterwarnings("ignore")
+def test_conversations_can_be_packed_whole(make_trainer: Run) -> None:
     trainer = make_trainer(
         DeepFabricTrainer,
         DeepFabricSFTConfig,
         tool_rows(),
         packing=True,
-        packing_strategy="wrapped",
-        max_length=1024,
+        packing_strategy="bfd",
+        max_length=2048,
         model=tiny_model(tiny_tokenizer()),
     )
-    assert max(len(row["input_ids"]) for row in trainer.train_dataset) == 1024
+    encoder = ConversationEncoder(tiny_tokenizer())
+    trained = sum(label != -100 for row in tool_rows() for label in encoder.encode(row)[0].labels)
+    assert len(trainer.train_dataset) < 8
+    assert sum(label != -100 for row in trainer.train_dataset for label in row["labels"]) == trained
     assert len(losses(trainer)) == 3
+
+
+def test_packing_that_cuts_calls_is_refused(make_trainer: Run) -> None:
+    with pytest.raises(ConfigError, match="cuts examples anywhere"):
+        make_trainer(DeepFabricTrainer, DeepFabricSFTConfig, tool_rows(), packing=True, packing_strategy="wrapped")
+
+
+def test_packed_rows_without_a_trained_token_are_left_out_with_a_word(
+    make_trainer: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    turns = [
+        [("user", "x" * 400), ("assistant", "a")],
+        [("user", "b"), ("assistant", "c"), ("user", "x" * 850)],
+        [("user", "x" * 900), ("assistant", "d")],
+    ]
+    rows = [{"messages": [{"role": role, "content": text} for role, text in row]} for row in turns]
+    with caplog.at_level(logging.WARNING, "deepfabric_trainer"):
+        trainer = make_trainer(
+            DeepFabricTrainer,
+            SFTConfig,
+            rows,
+            model=tiny_model(tiny_tokenizer()),
+            packing=True,
+            packing_strategy="wrapped",
+            max_length=1000,
+            assistant_only_loss=True,
+            shuffle_dataset=False,
+        )
+    assert len(trainer.train_dataset) == 2
+    assert all(any(label != -100 for label in row["labels"]) for row in trainer.train_dataset)
+    assert "1 of 3 packed rows have no trained token" in caplog.text
+
+
+CALL = call("get_weather", city="Rome")
+COMPLETION = {
+    "prompt": [
+        {"role": "user", "content": "Rain?"},
+        {"role": "assistant", "content": "Where?"},
+        {"role": "user", "content": "Rome"},
+    ],
+    "completion": [
+        {"role": "assistant", "content": "", "tool_calls": [CALL]},
+        {"role": "tool", "content": "heavy rain"},
+        {"role": "assistant", "content": "It pours."},
+    ],
+    "tools": TOOLS,
+}
+
+
+@pytest.mark.parametrize("config", [SFTConfig, DeepFabricSFTConfig])
+def test_tool_results_in_a_completion_are_not_trained(make_trainer: Run, config: Any) -> None:
+    trainer = make_trainer(DeepFabricTrainer, config, [COMPLETION] * 4)
+    row = trainer.train_dataset[0]
+    trained = tiny_tokenizer().decode([label for label in row["labels"] if label != -100])
+    assert "get_weather" in trained
+    assert trained.endswith("It pours.<|im_end|>")
+    assert "heavy rain" not in trained
+    assert "Where?" not in trained
 
 
 def test_streams_are_trained(make_trainer: Run) -> None:

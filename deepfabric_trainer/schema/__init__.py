@@ -3,7 +3,12 @@
 `types` says what a conversation is; `normalize` makes one from a row; `tools`, `calls` and `nulls` are its parts.
 """
 
-from deepfabric_trainer.schema.normalize import conversation_key, is_conversation, normalize_row
+from deepfabric_trainer.schema.normalize import (
+    conversation_key,
+    is_conversation,
+    is_conversational_completion,
+    normalize_row,
+)
 from deepfabric_trainer.schema.types import (
     Conversation,
     Function,
@@ -28,5 +33,6 @@ __all__ = [
     "ToolCall",
     "conversation_key",
     "is_conversation",
+    "is_conversational_completion",
     "normalize_row",
 ]

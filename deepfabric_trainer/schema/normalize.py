@@ -13,10 +13,13 @@ from deepfabric_trainer.schema.tools import normalize_tools
 from deepfabric_trainer.schema.types import Conversation, Message, Repair, RowReasoning, Tool
 
 _CONVERSATION_KEYS = ("messages", "conversations")
+_COMPLETION_KEYS = ("prompt", "completion")
 
 
 def normalize_row(row: Mapping[str, Any]) -> Conversation:
     """Make a conversation from a row of `messages` (or ShareGPT's `conversations`), `tools` and `reasoning`.
+
+    A row of `prompt` and `completion`, both lists of messages, is one conversation, whose prompt is not trained.
 
     The row itself is never changed. Other columns are not looked at, but for `functions`, OpenAI's older name for
     `tools`, where there are no tools. A key of a message that is null is the same as one that is not there.
@@ -32,7 +35,7 @@ def normalize_row(row: Mapping[str, Any]) -> Conversation:
         DataFormatError: For what cannot be read; it names the field and the edit that mends it.
     """
     key = conversation_key(row) if isinstance(row, Mapping) else None
-    if key is None:
+    if key is None and not (isinstance(row, Mapping) and is_conversational_completion(row)):
         found = f"only {listed(row)}" if isinstance(row, Mapping) else f"but is of type {type(row).__name__}"
         raise DataFormatError(
             f"the row has no `messages`, {found}",
@@ -44,7 +47,9 @@ def normalize_row(row: Mapping[str, Any]) -> Conversation:
     try:
         tools = _read_tools(row, repairs)
         return Conversation(
-            messages=_read_messages(row[key], key, tools, repairs),
+            messages=_read_completion(row, tools, repairs)
+            if key is None
+            else _read_messages(row[key], key, tools, repairs),
             tools=tools,
             reasoning=_read_reasoning(row.get("reasoning"), repairs),
             repairs=frozenset(repairs),
@@ -54,7 +59,7 @@ def normalize_row(row: Mapping[str, Any]) -> Conversation:
             "the row is nested too deeply",
             expected="objects inside objects to a depth that JSON readers take",
             fix="look for an object that holds itself",
-            path=key,
+            path=key or "prompt",
         ) from None
 
 
@@ -72,6 +77,21 @@ def is_conversation(row: Mapping[str, Any]) -> bool:
         return messages.lstrip().startswith("[")
     messages = _as_list(messages)
     return isinstance(messages, list) and all(isinstance(message, Mapping) for message in messages)
+
+
+def is_conversational_completion(row: Mapping[str, Any]) -> bool:
+    """Tell whether a row is a `prompt` and a `completion` that are both lists of messages."""
+    columns = [_as_list(row.get(key)) for key in _COMPLETION_KEYS]
+    return all(
+        isinstance(column, list) and bool(column) and all(isinstance(message, Mapping) for message in column)
+        for column in columns
+    )
+
+
+def _read_completion(row: Mapping[str, Any], tools: list[Tool] | None, repairs: set[Repair]) -> list[Message]:
+    """Return the messages of a prompt and its completion; those of the prompt are not trained."""
+    prompt, completion = (_read_messages(row[key], key, tools, repairs) for key in _COMPLETION_KEYS)
+    return [*(Message(**{**message, "train": False}) for message in prompt), *completion]
 
 
 def _read_tools(row: Mapping[str, Any], repairs: set[Repair]) -> list[Tool] | None:

@@ -54,8 +54,7 @@ def _tools_of_text(text: str, path: str) -> tuple[tuple[Tool, ...], frozenset[Re
     if value is None:
         return (), frozenset()
     if isinstance(value, str):
-        tools, repairs = _tools_of_text(value, path)
-        return tools, repairs | {Repair.TOOLS_JSON}
+        return _tools_of_text(value, path)
     found = {Repair.TOOLS_JSON}
     listed = _list_tools(value, path, found)
     return tuple(_normalize_tool(tool, where, found) for tool, where in listed), frozenset(found)
@@ -116,7 +115,6 @@ def _normalize_tool(tool: Any, path: str, repairs: set[Repair]) -> Tool:
         path = f"{path}.function"
     else:
         tool, function = {}, {key: item for key, item in tool.items() if key not in ("type", "function")}
-        repairs.add(Repair.TOOL_SHAPE)
     normalized_function = _normalize_function(function, path, repairs)
     if tool.get("type") is None:
         tool = {"type": "function", **{key: item for key, item in tool.items() if key != "type"}}

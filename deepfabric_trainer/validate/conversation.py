@@ -43,7 +43,7 @@ def check_conversation(conversation: Conversation, tokens: ControlTokens) -> Ite
 def _columns(row: Mapping[str, Any], conversation: Conversation) -> dict[str, str]:
     """Return the columns that the row names otherwise than the rules do: `conversations`, `functions`."""
     columns = {}
-    if conversation_key(row) != "messages":
+    if conversation_key(row) not in ("messages", None):
         columns["messages"] = str(conversation_key(row))
     if Repair.TOOLS_COLUMN in conversation.repairs:
         columns["tools"] = "functions"

@@ -260,6 +260,13 @@ def test_what_cannot_be_read_is_named(message: Any, path: str, words: str) -> No
     assert caught.value.fix
 
 
-def test_parts_that_are_calls_are_told_where_they_go() -> None:
+@pytest.mark.parametrize("kind", ["tool_use", "tool_result", "tool_call", "function_call"])
+def test_parts_that_are_calls_are_told_where_they_go(kind: str) -> None:
     with pytest.raises(DataFormatError, match="as the `tool_calls` of the message"):
-        message_of({"role": "assistant", "content": [{"type": "tool_use", "name": "f", "input": {}}]})
+        message_of({"role": "assistant", "content": [{"type": kind, "name": "f", "input": {}}]})
+
+
+def test_parts_are_named_only_where_there_are_any() -> None:
+    with pytest.raises(DataFormatError) as caught:
+        message_of({"role": "user", "content": [3]})
+    assert caught.value.found == "the content is of type list"

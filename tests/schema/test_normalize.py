@@ -284,3 +284,23 @@ def test_what_cannot_be_read_is_named(row: Any, path: str, words: str) -> None:
     assert words in caught.value.found
     assert caught.value.expected
     assert caught.value.fix
+
+
+def test_a_prompt_and_its_completion_are_one_conversation_whose_prompt_is_not_trained() -> None:
+    row = {
+        "prompt": [{"role": "user", "content": "a"}],
+        "completion": [{"role": "assistant", "content": "b"}, {"role": "tool", "content": "c"}],
+    }
+    before = copy.deepcopy(row)
+    assert normalize_row(row).messages == [
+        {"role": "user", "content": "a", "train": False},
+        {"role": "assistant", "content": "b"},
+        {"role": "tool", "content": "c"},
+    ]
+    assert row == before
+
+
+@pytest.mark.parametrize("completion", ["text", [], None, [1]])
+def test_a_prompt_without_messages_to_go_on_with_is_no_conversation(completion: Any) -> None:
+    with pytest.raises(DataFormatError, match="the row has no `messages`"):
+        normalize_row({"prompt": [{"role": "user", "content": "a"}], "completion": completion})

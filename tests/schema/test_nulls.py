@@ -142,6 +142,12 @@ def test_definitions_named_like_keywords_are_cleaned_like_any_other() -> None:
 def test_the_items_of_an_array_are_no_optional_property() -> None:
     cleaned = properties_of({"a": {"items": {"type": "string", "default": None}}} | PADDED, required=[])
     assert cleaned == {"a": {"items": {"type": "string"}}}
+    nullable = {"a": {"items": {"type": ["string", "null"], "default": None}}}
+    assert properties_of(nullable | PADDED) == nullable
+
+
+def test_a_null_keyword_shows_padding_as_a_null_property_does() -> None:
+    assert properties_of({"a": {"type": "string", "title": None, "default": None}}) == {"a": {"type": "string"}}
 
 
 @pytest.mark.parametrize("keyword", ["default", "const", "example", "enum", "examples"])
@@ -165,6 +171,8 @@ def test_a_default_that_is_an_object_comes_back_from_arrow_as_it_was() -> None:
 
 def test_cleaning_is_said() -> None:
     assert normalize_row({"messages": [USER], "tools": [TOOL]}).repairs == set()
+    meant = tool_with({"properties": {"a": {"type": "string", "default": None}}})
+    assert normalize_row({"messages": [USER], "tools": [meant]}).repairs == set()
     padded = {**TOOL, "strict": None}
     assert normalize_row({"messages": [USER], "tools": [padded]}).repairs == {Repair.SCHEMA_NULLS}
 
@@ -184,6 +192,7 @@ def test_cleaning_is_said() -> None:
         ({"const": None}, None),
         ({"anyOf": [{"type": "string"}, {"type": "integer"}]}, False),
         ({"anyOf": [{"type": "string"}, {}]}, None),
+        ({"anyOf": [], "allOf": []}, None),
         ({"type": "string", "anyOf": [{"minLength": 1}, {"maxLength": 2}]}, False),
         ({"allOf": [{"type": ["string", "null"]}, {}]}, True),
         ({"allOf": [{"type": ["string", "null"]}, {"type": "string"}]}, False),

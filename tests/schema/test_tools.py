@@ -35,6 +35,7 @@ def repairs_of(tools: Any) -> frozenset[Repair]:
         ([FUNCTION], {Repair.TOOL_SHAPE}),
         ([{"type": "function", **FUNCTION}], {Repair.TOOL_SHAPE}),
         ([{"function": FUNCTION}], {Repair.TOOL_SHAPE}),
+        ({"function": FUNCTION}, {Repair.TOOL_SHAPE}),
         ([{"function": FUNCTION, "type": None}], {Repair.TOOL_SHAPE, Repair.SCHEMA_NULLS}),
         ([{"type": "function", "function": None, **FUNCTION}], {Repair.TOOL_SHAPE, Repair.SCHEMA_NULLS}),
         (json.dumps({"type": "function", "function": None, **FUNCTION}), {Repair.TOOL_SHAPE, Repair.TOOLS_JSON}),
@@ -57,6 +58,7 @@ def repairs_of(tools: Any) -> frozenset[Repair]:
         "bare function",
         "flat",
         "without type",
+        "object without type",
         "null type",
         "flat with null function",
         "flat in json with null function",
@@ -93,11 +95,21 @@ def test_the_parameters_of_anthropic_and_mcp_tools_get_their_name(key: str, more
         {"name": "f", "parameters": {"type": "OBJECT", "properties": {"a": {"type": "STRING"}}}},
         {"name": "f", "parameters": {"a": {"type": "str, optional", "description": "d"}}},
         {"name": "f", "parameters": [{"name": "a", "type": "str", "required": True}], "returns": "str"},
+        {"name": "f", "parameters": {"properties": {"a": {}}}, "input_schema": {"properties": {"b": {}}}},
         {"name": "f", "parameters": {}},
         {"name": "f"},
         {"name": "größe", "description": "日本", "parameters": {"properties": {"naïve": {"default": 10**20}}}},
     ],
-    ids=["strict", "upper case", "properties only", "list of parameters", "no properties", "no parameters", "unicode"],
+    ids=[
+        "strict",
+        "upper case",
+        "properties only",
+        "list of parameters",
+        "both names",
+        "no properties",
+        "no parameters",
+        "unicode",
+    ],
 )
 def test_what_a_function_says_is_left_alone(function: dict[str, Any]) -> None:
     wrapped = [{"type": "function", "function": function}]

@@ -1,0 +1,173 @@
+"""The rows of a trainer: which are ours to encode, how, and what the log says of them."""
+
+import logging
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, IterableDataset
+from transformers import AutoConfig, GenerationConfig, TrainingArguments
+from trl.data_utils import get_dataset_column_names
+from trl.trainer.utils import global_then_local_main_first
+
+from deepfabric_trainer.config import DeepFabricSFTConfig
+from deepfabric_trainer.encode import ConversationEncoder
+from deepfabric_trainer.errors import DataFormatError
+from deepfabric_trainer.prepare import encode_dataset, settle, stream_dataset, tolerated_by, write_rejected
+from deepfabric_trainer.schema import conversation_key, is_conversation, is_conversational_completion
+from deepfabric_trainer.validate import Rule
+
+logger = logging.getLogger(__name__)
+
+
+def holds_conversations(dataset: Any) -> bool:
+    """Tell whether a dataset's rows are ours to encode; all others go TRL's way.
+
+    Prompts with completions are ours only where TRL would train on tool results, or encode arguments twice.
+
+    Raises:
+        DataFormatError: If the dataset is empty.
+    """
+    first = next(iter(dataset), None)
+    if first is None:
+        raise DataFormatError("the dataset is empty", expected="at least one row", fix="look at how it is loaded")
+    columns = set(get_dataset_column_names(dataset))
+    if {"input_ids", "image", "images"} & columns:
+        return False
+    key = conversation_key(first)
+    if key is None or {"prompt", "completion"} <= columns:
+        rows = [first] if isinstance(dataset, IterableDataset) else dataset
+        return is_conversational_completion(first) and any(_calls_tools(row["completion"]) for row in rows)
+    # A row without its messages is ours to name, where TRL would look for a text in it.
+    return first[key] is None or first[key] == [] or is_conversation(first)
+
+
+def trains_completions_only(dataset: Any, args: Any) -> bool:
+    """Tell whether rows are completions, of which TRL trains nothing else unless it is told to."""
+    completes = {"prompt", "completion"} <= set(get_dataset_column_names(dataset))
+    return completes and getattr(args, "completion_only_loss", None) is not False
+
+
+def rows_to_generate(eval_dataset: Any) -> Any:
+    """Return the evaluation rows as they came, for callbacks that generate from them; the first of several sets."""
+    if isinstance(eval_dataset, dict):
+        eval_dataset = next(iter(eval_dataset.values()), None)
+    if not isinstance(eval_dataset, Dataset) or not len(eval_dataset) or not holds_conversations(eval_dataset):
+        return None
+    return eval_dataset
+
+
+def facts_of(model: Any, args: TrainingArguments) -> tuple[int | None, tuple[int, ...]]:
+    """Return the model's context length (tokens) and the ids at which its generation stops."""
+    if isinstance(model, str):
+        init_kwargs = getattr(args, "model_init_kwargs", None) or {}
+        trust = init_kwargs.get("trust_remote_code", getattr(args, "trust_remote_code", False))
+        revision = init_kwargs.get("revision")
+        config = AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=trust)
+        try:
+            generation = GenerationConfig.from_pretrained(model, revision=revision)
+        except OSError:  # not every model has the file; the tokenizer's stop token is known anyway
+            generation = None
+    else:
+        config, generation = model.config, getattr(model, "generation_config", None)
+    stop = getattr(generation, "eos_token_id", None)
+    stops = () if stop is None else (stop,) if isinstance(stop, int) else tuple(stop)
+    return getattr(config.get_text_config(), "max_position_embeddings", None), stops
+
+
+def encoder_for(
+    processing_class: Any,
+    args: Any,
+    *,
+    context_length: int | None,
+    stop_token_ids: Iterable[int],
+    assistant_only: bool,
+) -> ConversationEncoder:
+    """Return the encoder that a trainer's settings ask for.
+
+    Args:
+        processing_class (`PreTrainedTokenizerBase` or `ProcessorMixin`): Of the trainer.
+        args (`TrainingArguments`): A `DeepFabricSFTConfig`, or a plain `SFTConfig`, with which TRL's choices hold.
+        context_length (`int`, *optional*): Of the model, in tokens.
+        stop_token_ids (`Iterable[int]`): The ids at which the model's generation stops.
+        assistant_only (`bool`): Whether a plain config asks for `assistant_only_loss`.
+    """
+    if isinstance(args, DeepFabricSFTConfig):
+        return ConversationEncoder(
+            processing_class,
+            train_on=args.train_on,
+            tool_strategy=args.tool_strategy,
+            reasoning=args.reasoning,
+            max_length=args.max_length or context_length,
+            truncation=args.truncation,
+            max_tool_result_length=args.max_tool_result_length,
+            min_tools=args.min_tools,
+            num_distractors=args.num_distractors,
+            tool_seed=args.seed,
+            stop_token_ids=stop_token_ids,
+        )
+    return ConversationEncoder(
+        processing_class,
+        train_on="assistant" if assistant_only else "all",
+        max_length=args.max_length,
+        stop_token_ids=stop_token_ids,
+    )
+
+
+def encode_rows(dataset: Any, encoder: ConversationEncoder, args: Any, name: str) -> Any:
+    """Encode a trainer's dataset, write what is rejected into its output folder, and say in the log what was done.
+
+    With a plain `SFTConfig` a script that works with TRL must go on working: rows that break a rule are counted, and
+    rows that TRL would cut are left out, with a word.
+
+    Raises:
+        DataFormatError: If rows cannot be trained on and the policy is to raise, or when none is left.
+    """
+    is_ours = isinstance(args, DeepFabricSFTConfig)
+    on_invalid = args.on_invalid if is_ours else "raise"
+    tolerated = tolerated_by(encoder) if is_ours else (Rule.TOO_LONG,)
+    if isinstance(dataset, IterableDataset):
+        return stream_dataset(dataset, encoder, check=is_ours, on_invalid=on_invalid, tolerated=tolerated, name=name)
+    with global_then_local_main_first():
+        workers = args.dataset_num_proc
+        prepared, report = encode_dataset(dataset, encoder, check=is_ours, num_proc=workers, name=name)
+    is_main = args.process_index == 0
+    if report.rejected and is_main:
+        rejected = Path(args.output_dir) / ("rejected.jsonl" if name == "train" else f"rejected_{name}.jsonl")
+        write_rejected(rejected, dataset, report.rejected)
+    settle(report, on_invalid, tolerated=tolerated)
+    if is_main:
+        for sentence in report.sentences(name):
+            logger.warning(sentence)
+    return prepared
+
+
+def drop_untrained(dataset: Any, args: Any, name: str) -> Any:
+    """Leave out packed rows in which nothing is trained, and count them in the log.
+
+    A packing strategy that cuts examples makes such rows: a stretch of tool schemas, say. They cost a step's time and
+    weigh nothing.
+    """
+    if isinstance(dataset, IterableDataset):
+        return dataset.filter(_is_trained, input_columns=["labels"])
+    kept = dataset.filter(_is_trained, input_columns=["labels"], desc=f"Looking for trained tokens in {name} dataset")
+    if len(kept) < len(dataset) and args.process_index == 0:
+        logger.warning(
+            "%s dataset: %d of %d packed rows have no trained token, because the packing cut through examples; they "
+            'were left out (`packing_strategy="bfd"` cuts none)',
+            name,
+            len(dataset) - len(kept),
+            len(dataset),
+        )
+    return kept
+
+
+def _is_trained(labels: list[int]) -> bool:
+    return any(label != -100 for label in labels)
+
+
+def _calls_tools(completion: Iterable[Mapping[str, Any]]) -> bool:
+    return any(
+        message.get("role") in ("tool", "function") or message.get("tool_calls") or message.get("function_call")
+        for message in completion
+    )
