@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from deepfabric_trainer.validate import Rule
 from docs import make_template_table
 from tests.fixtures.tiny import tiny_model, tiny_tokenizer, tool_rows
 
@@ -57,3 +58,10 @@ def test_the_table_of_real_tokenizers_is_what_the_encoder_does(assets: Path) -> 
 def test_a_reason_without_words_is_no_silent_cell() -> None:
     with pytest.raises(ValueError, match="add them to _SHORT"):
         make_template_table.cell({"rejected": "something new"}, [])
+
+
+def test_the_page_of_rules_lists_every_rule_with_its_meaning() -> None:
+    page = (ROOT / "docs" / "rules.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| `([\w-]+)` \| .* \| (.*) \|$", page, flags=re.MULTILINE) == [
+        (rule.value, rule.meaning) for rule in Rule
+    ]

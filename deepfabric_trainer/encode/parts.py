@@ -6,7 +6,7 @@ conversation up to and with it. The whole conversation trains the turns that it 
 turn is trained in a rendering of its own, together with those before it that this one begins with.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from deepfabric_trainer.encode.fields import missing, written_forms
@@ -151,14 +151,13 @@ def check_context(rendering: Rendering, messages: Sequence[Message], tools: Sequ
     """
     context = _without_assistant(rendering, messages) if tools else ""
     for number, tool in enumerate(tools or []):
-        lines = tool["function"].get("description", "").strip().splitlines()[:1]
-        for text in (tool["function"]["name"], *lines):
-            if not any(form in context for form in written_forms(text)):
+        for text, path in _texts_of(tool):
+            if text not in context and not any(form in context for form in written_forms(text)):
                 raise TemplateError(
                     f"the chat template leaves out {text!r} of the tool {tool['function']['name']!r}",
                     expected="a template that renders the tools of a row",
                     fix="use a chat template with tool support (`chat_template_path`), or remove the `tools` column",
-                    path=f"tools[{number}]",
+                    path=f"tools[{number}]{path}",
                 )
     for field, spans in rendering.fields:
         role = messages[field.message]["role"]
@@ -188,6 +187,18 @@ def check_assistant(rendering: Rendering, messages: Sequence[Message]) -> int:
             raise missing(field)
         lost.add(field.message)
     return len(lost)
+
+
+def _texts_of(tool: Tool) -> Iterator[tuple[str, str]]:
+    """Go over what a model must see of a tool: its name, its description's first line, its parameters' names."""
+    function = tool["function"]
+    yield function["name"], ""
+    lines = function.get("description", "").strip().splitlines()
+    if lines:
+        yield lines[0].strip(), ".function.description"
+    properties = (function.get("parameters") or {}).get("properties")
+    for name in properties if isinstance(properties, dict) else ():
+        yield name, f".function.parameters.properties.{name}"
 
 
 def _lacks(rendering: Rendering, text: str, spans: tuple[Span, ...] | None) -> bool:

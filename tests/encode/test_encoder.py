@@ -227,6 +227,22 @@ def test_a_template_that_drops_the_tools_is_an_error_that_names_the_tool() -> No
     assert caught.value.path == "tools[0]"
 
 
+@pytest.mark.parametrize(
+    ("written", "path"),
+    [
+        ("{{ tool.function.name }}", "tools[0].function.description"),
+        ("{{ tool.function.name }}: {{ tool.function.description }}", "tools[0].function.parameters.properties.days"),
+    ],
+)
+def test_a_template_that_drops_a_part_of_the_tools_is_an_error_that_names_it(written: str, path: str) -> None:
+    template = tokenizer_with("own").chat_template.replace("{{- tool | tojson }}", written)
+    row = copy.deepcopy(ROW)
+    row["messages"][2]["tool_calls"][0]["function"]["arguments"] = {}
+    with pytest.raises(TemplateError, match="of the tool 'get_weather'") as caught:
+        ConversationEncoder(tiny_tokenizer(), chat_template=template).encode(row)
+    assert caught.value.path == path
+
+
 @pytest.mark.parametrize("train_on", ["assistant", "all"])
 def test_a_template_that_drops_the_call_is_an_error_that_names_the_call(train_on: str) -> None:
     row = {"messages": ROW["messages"]}
