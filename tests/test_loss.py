@@ -25,7 +25,7 @@ Run = Callable[..., Any]
 Gradients = dict[str, torch.Tensor]
 ROOT = Path(__file__).parents[1]
 
-WEIGHTS = {"tool_name": 5.0, "tool_arguments": 2.5, "content": 0.25, "format": 0.0}
+WEIGHTS = {"tool_name": 5.0, "tool_arguments": 2.5, "content": 0.25, "format": 0.1}
 NAMES = ["reasoning", "content", "tool_name", "tool_arguments", "format", "stop"]
 OWN_WEIGHTS = (0.5, 3.0, 2.0)
 """Of the three assistant turns of `tool_rows()[6]`."""

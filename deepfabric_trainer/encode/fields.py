@@ -1,6 +1,7 @@
 """Where the fields of an assistant message stand in a rendering: content, reasoning, and its calls in any notation."""
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +21,8 @@ _REGION_OF = {
     FieldKind.TOOL_NAME: Region.TOOL_NAME,
 }
 _PAIRS = {'"': '"', "'": "'", "{": "}", "(": ")", "[": "]"}
+_WHOLE = r"(?<![\w.])%s(?!\d)"
+"""A number that is not a part of a longer one; templates may write the next name right behind it."""
 _NEAR = 80
 """Characters between an argument's name and its value, at most."""
 
@@ -151,27 +154,42 @@ class _Arguments:
 
     def _find_value(self, name: Span, value: Any, path: str) -> int:
         """Return where the value of an argument ends, with the quote behind it."""
-        end = self._end_of(value, name.end, _NEAR)
-        if end is None:
+        place = self._place_of(value, name.end, _NEAR)
+        if place is None:
             written = self.text[name.start : name.end]
             raise self._error(f"{path}.{written}", f"the argument {json.dumps(value, ensure_ascii=False)[:40]}")
-        start = end - max((len(form) for form in _value_forms(value) if self.text.endswith(form, 0, end)), default=0)
-        between = self.text[name.end : start]
+        between = self.text[name.end : place.start]
         # What stands right before a value and right behind it is a quote, whatever it looks like.
         quotes = (between[at:] for at in range(len(between)))
-        return end + max((len(quote) for quote in quotes if self.text.startswith(quote, end)), default=0)
+        return place.end + max((len(quote) for quote in quotes if self.text.startswith(quote, place.end)), default=0)
 
-    def _end_of(self, value: Any, start: int, near: int) -> int | None:
-        """Return where a value ends that is written near behind `start`, as a whole or piece by piece."""
-        whole = _value_forms(value)
-        if not whole:
-            return start
-        places = _search(self.text, whole, start, start + near + max(map(len, whole)))
-        if places or not isinstance(value, list | dict):
-            return places[0].end if places else None
+    def _place_of(self, value: Any, start: int, near: int) -> Span | None:
+        """Return where a value stands near behind `start`, as a whole or piece by piece."""
+        if isinstance(value, str):
+            return self._place_of_text(value.strip(), start, near)
+        places = [
+            Span(*match.span())
+            for form in _value_forms(value)
+            if (match := re.compile(_WHOLE % re.escape(form)).search(self.text, start, start + near + len(form)))
+        ]
+        if places:
+            return min(places, key=lambda place: (place.start, -place.end))
+        if not value or not isinstance(value, list | dict):
+            return None
         pieces = [piece for pair in value.items() for piece in pair] if isinstance(value, dict) else value
-        ends = [self._end_of(piece, start, self.limit - start) for piece in pieces]
-        return None if None in ends else max((end for end in ends if end is not None), default=start)
+        found = [self._place_of(piece, start, self.limit - start) for piece in pieces]
+        known = [place for place in found if place is not None]
+        return Span(min(known).start, max(place.end for place in known)) if len(known) == len(pieces) else None
+
+    def _place_of_text(self, text: str, start: int, near: int) -> Span | None:
+        if not text:
+            return Span(start, start)
+        spans = [spans for field, spans in self.fields if field.kind is FieldKind.ARGUMENT and field.text == text]
+        known = [span for own in spans for span in own or () if span.start >= start]
+        if known:
+            return min(known)
+        places = _search(self.text, written_forms(text), start, min(self.limit, start + near + 2 * len(text)))
+        return places[0] if places else None
 
     def _with_brackets(self, start: int, end: int) -> Span:
         """Take the brackets around all arguments into the span."""
@@ -189,8 +207,6 @@ class _Arguments:
 
 
 def _value_forms(value: Any) -> list[str]:
-    """Return the ways in which templates write an argument's value as a whole."""
-    if isinstance(value, str):
-        return written_forms(value.strip()) if value.strip() else []
+    """Return the ways in which templates write a number, a truth value, a null, a list or an object as a whole."""
     forms = [json.dumps(value, **style) for style in _JSON_STYLES]  # type: ignore[arg-type]
     return list(dict.fromkeys((*forms, str(value))))

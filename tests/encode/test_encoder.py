@@ -595,3 +595,45 @@ def test_the_tool_strategy_chooses_what_is_rendered(options: dict[str, Any], nam
     text = encoded.examples[0].text.split("</tools>")[0]
     assert {name for name in ("get_weather", "send_mail") if name in text} == names
     assert encoded.leaves_no_choice is (names == {"get_weather"})
+
+
+XML_CALLS = """{%- for m in messages %}<|im_start|>{{ m.role }}
+{{ m.content }}{% for c in m.tool_calls or [] %}<call>{{ c.function.name }}
+{%- for k, v in c.function.arguments.items() %}<arg_key>{{ k }}</arg_key><arg_value>{{ v }}</arg_value>
+{%- endfor %}</call>
+{%- endfor %}<|im_end|>
+{% endfor %}"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "written"),
+    [
+        ({"x": "a"}, "x</arg_key><arg_value>a"),
+        ({"x": "arg_key", "y": "x"}, "x</arg_key><arg_value>arg_key</arg_value><arg_key>y</arg_key><arg_value>x"),
+        ({"k3": 3}, "k3</arg_key><arg_value>3"),
+        ({"n": 1, "m": 11}, "n</arg_key><arg_value>1</arg_value><arg_key>m</arg_key><arg_value>11"),
+        (
+            {"flag": True, "none": None},
+            "flag</arg_key><arg_value>True</arg_value><arg_key>none</arg_key><arg_value>None",
+        ),
+        ({"list": [1, "a", {"b": 2.5}]}, "list</arg_key><arg_value>[1, 'a', {'b': 2.5}]"),
+        ({"empty": ""}, "empty"),
+    ],
+)
+def test_arguments_in_another_notation_are_found_from_the_first_name_to_the_last_value(
+    arguments: dict[str, Any], written: str
+) -> None:
+    tokenizer = tiny_tokenizer()
+    calls = [{"type": "function", "function": {"name": "f", "arguments": arguments}}]
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "", "tool_calls": calls}]
+    (example,) = ConversationEncoder(tokenizer, chat_template=XML_CALLS).encode({"messages": messages})
+    assert [text for name, text in runs(example, tokenizer) if name == "TOOL_ARGUMENTS"] == [written]
+
+
+def test_an_argument_that_the_template_leaves_out_is_an_error_that_names_it() -> None:
+    template = XML_CALLS.replace("{{ v }}", "{{ v if v is string }}")
+    calls = [{"type": "function", "function": {"name": "f", "arguments": {"x": "a", "n": 5}}}]
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "", "tool_calls": calls}]
+    with pytest.raises(TemplateError, match="leaves out the argument 5") as caught:
+        ConversationEncoder(tiny_tokenizer(), chat_template=template).encode({"messages": messages})
+    assert caught.value.path == "messages[1].tool_calls[0].function.arguments.n"
