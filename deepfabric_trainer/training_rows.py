@@ -1,7 +1,7 @@
 """The rows of a trainer: which are ours to encode, how, and what the log says of them."""
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sized
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,8 @@ def holds_conversations(dataset: Any) -> bool:
         rows = [first] if isinstance(dataset, IterableDataset) else dataset
         return is_conversational_completion(first) and any(_calls_tools(row["completion"]) for row in rows)
     # A row without its messages is ours to name, where TRL would look for a text in it.
-    return first[key] is None or first[key] == [] or is_conversation(first)
+    messages = first[key]
+    return is_conversation(first) or messages is None or (isinstance(messages, Sized) and not len(messages))
 
 
 def trains_completions_only(dataset: Any, args: Any) -> bool:

@@ -90,8 +90,11 @@ def is_conversational_completion(row: Mapping[str, Any]) -> bool:
 
 def _read_completion(row: Mapping[str, Any], tools: list[Tool] | None, repairs: set[Repair]) -> list[Message]:
     """Return the messages of a prompt and its completion; those of the prompt are not trained."""
-    prompt, completion = (_read_messages(row[key], key, tools, repairs) for key in _COMPLETION_KEYS)
-    return [*(Message(**{**message, "train": False}) for message in prompt), *completion]
+    prompt, completion = (_as_list(row[key]) for key in _COMPLETION_KEYS)
+    # Read as one, so that padding by Arrow shows; the key stands in all of them, as in rows that Arrow padded.
+    messages = [{**message, "train": False} for message in prompt]
+    messages += [{"train": None, **message} for message in completion]
+    return _read_messages(messages, "messages", tools, repairs)
 
 
 def _read_tools(row: Mapping[str, Any], repairs: set[Repair]) -> list[Tool] | None:

@@ -81,6 +81,9 @@ CITY = {"type": "object", "properties": {"city": {}}}
         pytest.param({**CITY, "additionalProperties": True}, {"a": None}, {"a": None}, id="open"),
         pytest.param({**CITY, "additionalProperties": {"type": "string"}}, {"a": None}, {"a": None}, id="map"),
         pytest.param({"patternProperties": {"^x_": {}}}, {"x_a": None, "a": None}, {"x_a": None}, id="pattern"),
+        pytest.param(
+            {"properties": {"o": {"patternProperties": {"x": {}}}}}, {"o": {"a": None}}, {"o": {}}, id="nested"
+        ),
         pytest.param({"patternProperties": {"(": {}}}, {"a": None}, {}, id="pattern that is none"),
         pytest.param(
             {"anyOf": [CITY, {"properties": {"b": {}}}]}, {"city": None, "b": None, "a": None}, None, id="any"

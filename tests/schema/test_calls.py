@@ -207,6 +207,7 @@ ARGUMENTS = "messages[1].tool_calls[0].function.arguments"
         (call("", {}), "messages[1].tool_calls[0].function.name", "''"),
         (call("f", {"a": b"x"}), f"{ARGUMENTS}.a", "type bytes"),
         ({"role": "assistant", "tool_calls": 3}, "messages[1].tool_calls", "type int"),
+        ({"role": "assistant", "tool_calls": '"f(a=1)"'}, "messages[1].tool_calls", "type str"),
         ({"role": "assistant", "tool_calls": "{oops"}, "messages[1].tool_calls", "not JSON"),
         ({"role": "assistant", "tool_calls": [None]}, "messages[1].tool_calls[0]", "type NoneType"),
         ({"role": "assistant", "tool_calls": [{"name": 3}]}, "messages[1].tool_calls[0].name", "3"),

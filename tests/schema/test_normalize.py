@@ -8,7 +8,7 @@ from datasets import Dataset
 
 from deepfabric_trainer.errors import DataFormatError
 from deepfabric_trainer.rows import to_dataset
-from deepfabric_trainer.schema import Repair, RowReasoning, conversation_key, is_conversation, normalize_row
+from deepfabric_trainer.schema import Repair, RowReasoning, normalize_row
 from tests.schema.rows import OTHER_TOOL, TOOL, USER, call
 
 FUNCTION: dict[str, Any] = TOOL["function"]  # type: ignore[assignment]
@@ -206,35 +206,6 @@ def test_the_reasoning_column_becomes_text(reasoning: Any, style: str, text: str
 )
 def test_no_reasoning_is_none(reasoning: Any) -> None:
     assert normalize_row({"messages": [USER], "reasoning": reasoning}).reasoning is None
-
-
-def test_a_column_that_another_row_had_is_passed_over() -> None:
-    row = {"messages": None, "conversations": [{"from": "human", "value": "Hi"}]}
-    assert conversation_key(row) == "conversations"
-    assert normalize_row(row).messages == [{"role": "user", "content": "Hi"}]
-    assert conversation_key({"messages": None, "conversations": None}) == "messages"
-    assert conversation_key({"text": "a"}) is None
-
-
-@pytest.mark.parametrize(
-    ("row", "expected"),
-    [
-        ({"messages": [USER]}, True),
-        ({"messages": (USER,)}, True),
-        ({"messages": np.array([USER, ANSWER], dtype=object)}, True),
-        ({"messages": json.dumps([USER])}, True),
-        ({"messages": []}, True),
-        ({"messages": "hello"}, False),
-        ({"messages": ["hello"]}, False),
-        ({"messages": None}, False),
-        ({"messages": 3}, False),
-        ({"text": "a"}, False),
-        ({"query": "a", "answers": "[]", "tools": "[]"}, False),
-        ({"system": "a", "chat": "USER: a"}, False),
-    ],
-)
-def test_conversations_are_told_from_other_rows(row: dict[str, Any], expected: bool) -> None:
-    assert is_conversation(row) is expected
 
 
 def nested(depth: int) -> Any:

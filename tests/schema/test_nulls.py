@@ -148,6 +148,7 @@ def test_the_items_of_an_array_are_no_optional_property() -> None:
 
 def test_a_null_keyword_shows_padding_as_a_null_property_does() -> None:
     assert properties_of({"a": {"type": "string", "title": None, "default": None}}) == {"a": {"type": "string"}}
+    assert properties_of({"a": {"type": "string", "default": None}, "default": None}) == {"a": {"type": "string"}}
 
 
 @pytest.mark.parametrize("keyword", ["default", "const", "example", "enum", "examples"])
