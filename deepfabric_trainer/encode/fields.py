@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from deepfabric_trainer.encode.regions import Region
@@ -174,12 +174,23 @@ class _Arguments:
         ]
         if places:
             return min(places, key=lambda place: (place.start, -place.end))
-        if not value or not isinstance(value, list | dict):
-            return None
-        pieces = [piece for pair in value.items() for piece in pair] if isinstance(value, dict) else value
-        found = [self._place_of(piece, start, self.limit - start) for piece in pieces]
+        found = list(self._places_inside(value, start)) if isinstance(value, list | dict) else []
         known = [place for place in found if place is not None]
-        return Span(min(known).start, max(place.end for place in known)) if len(known) == len(pieces) else None
+        return (
+            Span(min(known).start, max(place.end for place in known)) if known and len(known) == len(found) else None
+        )
+
+    def _places_inside(self, value: Any, start: int) -> Iterator[Span | None]:
+        """Give the places of a list's items, one behind the other, or of an object's names with their values."""
+        cursor: int | None = start
+        for item in value if isinstance(value, list) else ():
+            place = None if cursor is None else self._place_of(item, cursor, self.limit - cursor)
+            cursor = None if place is None else place.end
+            yield place
+        for name, item in value.items() if isinstance(value, dict) else ():
+            place = self._place_of(name, start, self.limit - start)
+            yield place
+            yield None if place is None else self._place_of(item, place.end, self.limit - place.end)
 
     def _place_of_text(self, text: str, start: int, near: int) -> Span | None:
         if not text:

@@ -637,3 +637,14 @@ def test_an_argument_that_the_template_leaves_out_is_an_error_that_names_it() ->
     with pytest.raises(TemplateError, match="leaves out the argument 5") as caught:
         ConversationEncoder(tiny_tokenizer(), chat_template=template).encode({"messages": messages})
     assert caught.value.path == "messages[1].tool_calls[0].function.arguments.n"
+
+
+def test_lists_that_a_template_writes_over_several_lines_are_found_to_their_last_item() -> None:
+    tokenizer = tiny_tokenizer()
+    template = XML_CALLS.replace("{{ v }}", "{{ v | tojson(indent=2) }}")
+    calls = [{"type": "function", "function": {"name": "f", "arguments": {"x": [2, 12, 1], "y": {"a": 1, "b": [21]}}}}]
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "", "tool_calls": calls}]
+    (example,) = ConversationEncoder(tokenizer, chat_template=template).encode({"messages": messages})
+    (found,) = [text for name, text in runs(example, tokenizer) if name == "TOOL_ARGUMENTS"]
+    assert found.endswith("21")
+    assert found.startswith("x</arg_key><arg_value>[\n  2,")
