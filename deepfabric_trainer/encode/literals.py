@@ -40,8 +40,12 @@ def find_literals(
     ]
     proved = {rendering.text[start:end] for start, end in places}
     for text in texts:
-        if text.strip() not in proved:
-            places += _occurrences(rendering.text, text.strip())
+        if text.strip() in proved:
+            continue
+        # A text that is nothing but the token reads like the template's own, unless quotes tell them apart.
+        is_token = tokenizer.control_tokens(text.strip()) == [Span(0, len(text.strip()))]
+        quoted = [f'"{text.strip()}"', f"'{text.strip()}'"]
+        places += _occurrences(rendering.text, quoted if is_token else written_forms(text.strip()))
     literal: list[Span] = []
     for start, end in sorted(set(places)):
         for token in tokenizer.control_tokens(rendering.text[start:end]):
@@ -51,8 +55,8 @@ def find_literals(
     return literal
 
 
-def _occurrences(text: str, part: str) -> Iterator[Span]:
-    for form in written_forms(part):
+def _occurrences(text: str, forms: Sequence[str]) -> Iterator[Span]:
+    for form in forms:
         at = text.find(form)
         while at >= 0:
             yield Span(at, at + len(form))

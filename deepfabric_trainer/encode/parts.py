@@ -91,7 +91,7 @@ class PartFinder:
                 candidates.pop() if candidates else (pending[-1].turn.message + 1, pending[-1].rendering)
             )
             found = {own.turn.message: own.within(rendering.text) for own in pending}
-            turns = [self._with_stop(turn, rendering.text) for turn in found.values() if turn is not None]
+            turns = [self._with_stop(turn, rendering.text, tools) for turn in found.values() if turn is not None]
             if turns:
                 if rendering is not whole:
                     check_context(rendering, messages[:length], tools)
@@ -111,7 +111,7 @@ class PartFinder:
                 continue
             turn = own.within(rendering.text)
             if turn is not None:
-                turns.append(self._with_stop(turn, rendering.text))
+                turns.append(self._with_stop(turn, rendering.text, tools))
         return turns
 
     def _own_turn(
@@ -132,11 +132,12 @@ class PartFinder:
         turn = find_turn(rendering, index, messages[index], prompts=prompts, stops=stops)
         return _OwnTurn(rendering, turn, prompts)
 
-    def _with_stop(self, turn: TrainedTurn, text: str) -> TrainedTurn:
+    def _with_stop(self, turn: TrainedTurn, text: str, tools: Sequence[Tool] | None) -> TrainedTurn:
         """Train the stop token that the template leaves to the next message, if there is one."""
         if turn.stops:
             return turn
-        stop = Stops(self._stop_texts, self._special_texts).find_next(text, turn.span.end)
+        stops = Stops(self._stop_texts, self._special_texts)
+        stop = stops.find_next(text, turn.span.end, self.habits(tools).generation_prompt)
         if stop is None:
             return turn
         span = Span(turn.span.start, stop.end)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
 
-from deepfabric_trainer.encode.fields import find_fields
+from deepfabric_trainer.encode.fields import find_fields, written_forms
 from deepfabric_trainer.encode.regions import Region
 from deepfabric_trainer.errors import TemplateError
 from deepfabric_trainer.schema import Message, Tool
@@ -89,9 +89,16 @@ class Stops:
         controls = self._controls(text, within)
         return controls[-1] if controls else None
 
-    def find_next(self, text: str, start: int) -> Span | None:
-        """Return the stop token that a template leaves to the next message: the control token that comes first."""
+    def find_next(self, text: str, start: int, generation_prompt: str) -> Span | None:
+        """Return the stop token that a template leaves to the next message: the control token that comes first.
+
+        One with which the generation prompt begins is no stop: the next message is the assistant's own.
+        """
         position = start + len(text[start:]) - len(text[start:].lstrip())
+        begins = generation_prompt.strip()
+        control = _CONTROL.match(begins)
+        if begins and text.startswith(control[0] if control else begins, position):
+            return None
         for stop in (*self.known, *self.special):
             if text.startswith(stop, position):
                 return Span(position, position + len(stop))
@@ -120,7 +127,7 @@ class Prompts:
 
     def __init__(self, habits: Habits, messages: Sequence[Message], tools: Sequence[Tool] | None) -> None:
         self.habits = habits
-        self._messages = messages
+        self.messages = messages
         self._tools = tools
 
     @cached_property
@@ -151,7 +158,7 @@ class Prompts:
 
     def _render(self, **variables: bool) -> str | None:
         try:
-            return self.habits.template.render(self._messages, self._tools, **variables) if self._messages else None
+            return self.habits.template.render(self.messages, self._tools, **variables) if self.messages else None
         except TemplateError:
             return None
 
@@ -182,9 +189,18 @@ def find_turn(rendering: Rendering, index: int, message: Message, *, prompts: Pr
     first = fields[0][1].start if fields else len(text)
     before = [span for field, spans in rendering.fields if field.message < index for span in spans or ()]
     floor = max((span.end for span in before if span.end <= first), default=0)
+    if prompt is None:
+        floor = max(floor, _end_of_unproved(rendering, index, first, prompts))
     start, context = _find_start(text, Span(floor, first), prompt, prompts)
     last = max((span.end for _, span in fields), default=start)
     stop = stops.find(text, Span(last, len(text)))
+    if not fields and (stop is None or prompt is None):
+        raise TemplateError(
+            "the turn is empty, and the chat template does not show where it stands",
+            expected="a content or a call to train",
+            fix="give the message what the model should have said, or remove it",
+            path=f"{path}.content",
+        )
     end = stop.end if stop is not None else max(last, len(text.rstrip()))
     inside = next((span for span in before if span.end > start and span.start < end), None)
     if inside is not None:
@@ -197,6 +213,30 @@ def find_turn(rendering: Rendering, index: int, message: Message, *, prompts: Pr
     if stop is not None:
         fields = [*fields, (Region.STOP, stop)]
     return TrainedTurn(index, Span(start, end), tuple(fields), context, stop is not None)
+
+
+def _end_of_unproved(rendering: Rendering, index: int, first: int, prompts: Prompts) -> int:
+    """Return where what others said before a turn ends, as far as that could not be proved and is looked for.
+
+    Raises:
+        TemplateError: If it is nowhere before the turn: then nothing shows that it is not trained.
+    """
+    end = 0
+    for field, spans in rendering.fields:
+        if field.message >= index or spans is not None or prompts.messages[field.message]["role"] == "assistant":
+            continue
+        ends = [
+            at + len(form) for form in written_forms(field.text) if (at := rendering.text.rfind(form, 0, first)) >= 0
+        ]
+        if not ends:
+            raise TemplateError(
+                f"it cannot be proved where {field} ends and this turn begins",
+                expected="a template that goes on from its own prompts, or leaves other texts as they are",
+                fix="use another chat template (`chat_template_path`)",
+                path=f"messages[{index}]",
+            )
+        end = max(end, *ends)
+    return end
 
 
 def _find_start(text: str, within: Span, prompt: str | None, prompts: Prompts) -> tuple[int, Context]:

@@ -1,7 +1,7 @@
 r"""Private-use characters as brackets that carry a number, and the way to take them out of a text again.
 
 A bracket is one character of plane 16, so that no template can tear it apart. What a JSON filter escapes to
-`\uXXXX\uXXXX` is undone first.
+`\uXXXX\uXXXX`, and Python's `repr` to `\UXXXXXXXX`, is undone first.
 """
 
 import re
@@ -10,7 +10,7 @@ from typing import NamedTuple
 _OPENING, _CLOSING = 0x100000, 0x108000
 MAX_NUMBER = 0x7FFD
 _BRACKET = re.compile("[\U00100000-\U0010ffff]")
-_ESCAPED = re.compile(r"\\u(d[bB][89a-fA-F][0-9a-fA-F])\\u(d[c-fC-F][0-9a-fA-F]{2})")
+_ESCAPED = re.compile(r"\\u(d[bB][89a-fA-F][0-9a-fA-F])\\u(d[c-fC-F][0-9a-fA-F]{2})|\\U(0010[0-9a-fA-F]{4})")
 
 
 class Span(NamedTuple):
@@ -44,7 +44,7 @@ def has_brackets(text: str) -> bool:
 
 def take_out(text: str) -> Bracketed:
     """Take the brackets out of a text. A bracket without its partner leaves no span."""
-    if "\\ud" in text:
+    if "\\ud" in text or "\\U0010" in text:
         text = _ESCAPED.sub(_unescape, text)
     pieces: list[str] = []
     length = position = 0
@@ -66,4 +66,6 @@ def take_out(text: str) -> Bracketed:
 
 
 def _unescape(match: re.Match[str]) -> str:
+    if match[3]:
+        return chr(int(match[3], 16))
     return (chr(int(match[1], 16)) + chr(int(match[2], 16))).encode("utf-16", "surrogatepass").decode("utf-16")

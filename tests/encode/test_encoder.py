@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import AutoTokenizer
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from deepfabric_trainer.encode import Context, ConversationEncoder, EncodedExample, Region
 from deepfabric_trainer.errors import ConfigError, DataFormatError, RowTooLongError, TemplateError
@@ -648,3 +649,67 @@ def test_lists_that_a_template_writes_over_several_lines_are_found_to_their_last
     (found,) = [text for name, text in runs(example, tokenizer) if name == "TOOL_ARGUMENTS"]
     assert found.endswith("21")
     assert found.startswith("x</arg_key><arg_value>[\n  2,")
+
+
+def test_a_tool_text_that_is_nothing_but_a_control_token_leaves_the_templates_own_alone() -> None:
+    row = copy.deepcopy(ROW)
+    row["tools"][0]["function"]["parameters"]["properties"]["city"]["default"] = "<|im_end|>"
+    tokenizer = tiny_tokenizer()
+    (example,) = ConversationEncoder(tokenizer).encode(row)
+    arguments = {"tools": row["tools"], "sanitize_control_tokens": True, "return_dict": False}
+    assert example.input_ids == tokenizer.apply_chat_template(row["messages"], **arguments)
+
+
+def test_tokenizers_whose_decoders_change_white_space_at_word_beginnings_are_proved() -> None:
+    alphabet = sorted({*"▁abcdefghijklmnopqrstuvwxyz[]/"})
+    vocabulary = {symbol: number for number, symbol in enumerate(["<unk>", *alphabet])}
+    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+    backend.decoder = decoders.Metaspace(prepend_scheme="always")
+    backend.add_special_tokens(["</s>"])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>")
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ '[inst] ' + m.content + ' [/inst]' if m.role == 'user' "
+        "else ' ' + m.content + eos_token }}{% endfor %}"
+    )
+    messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello there"}]
+    (example,) = ConversationEncoder(tokenizer).encode({"messages": messages})
+    assert trained_text(example, tokenizer) == "hello there</s>"
+    assert example.regions[-1] is Region.STOP
+
+
+def test_an_empty_turn_that_the_template_does_not_show_is_an_error() -> None:
+    messages = [{"role": "user", "content": "q"}, {"role": "assistant", "content": ""}]
+    encoder = ConversationEncoder(tokenizer_with("glm4moe"))
+    with pytest.raises(TemplateError, match="the turn is empty") as caught:
+        encoder.encode({"messages": messages})
+    assert caught.value.path == "messages[1].content"
+
+
+def test_the_header_of_the_assistants_own_next_message_is_no_stop_token() -> None:
+    messages = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "b"},
+        {"role": "assistant", "content": "c"},
+    ]
+    tokenizer = tokenizer_with("glm4moe")
+    examples = ConversationEncoder(tokenizer).encode({"messages": messages})
+    assert not any(Region.STOP in example.regions for example in examples)
+
+
+def test_texts_that_cannot_be_proved_before_a_turn_without_a_prompt_are_an_error() -> None:
+    template = (
+        "{{ messages | length }}{% for m in messages %}<|im_start|>{{ m.content | length }}"
+        "{{ m.content if m.role == 'assistant' }}<|im_end|>{% endfor %}"
+    )
+    messages = [{"role": "user", "content": "secret"}, {"role": "assistant", "content": "b"}]
+    with pytest.raises(TemplateError):
+        ConversationEncoder(tiny_tokenizer(), chat_template=template).encode({"messages": messages})
+
+
+def test_arguments_that_a_template_writes_as_python_does_are_proved() -> None:
+    template = XML_CALLS.replace("{{ m.content }}", "{{ m.content if m.role == 'user' }}")
+    calls = [{"type": "function", "function": {"name": "f", "arguments": {"city": "Rome", "days": ["a", "é"]}}}]
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "Rome", "tool_calls": calls}]
+    with pytest.raises(TemplateError, match="leaves out the content 'Rome'"):
+        ConversationEncoder(tiny_tokenizer(), chat_template=template).encode({"messages": messages})

@@ -31,3 +31,7 @@ def test_brackets_survive_json_filters_that_write_ascii_only(text: str, number: 
 def test_texts_with_private_use_characters_are_seen() -> None:
     assert has_brackets("a\U00100001")
     assert not has_brackets("日本 \ue000 😀")
+
+
+def test_brackets_survive_the_repr_of_python() -> None:
+    assert take_out(repr([bracket("é", 7)])) == (repr(["é"]), {7: [Span(2, 3)]})
