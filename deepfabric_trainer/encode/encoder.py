@@ -122,6 +122,12 @@ class ConversationEncoder:
         self, conversation: Conversation, chat_template_kwargs: Mapping[str, Any] | None = None
     ) -> EncodedRow:
         """Encode a row that is normalized already, with more variables for the template; see `encode`."""
+        if chat_template_kwargs is not None and not isinstance(chat_template_kwargs, Mapping):
+            raise DataFormatError(
+                f"the variables for the template are of type {type(chat_template_kwargs).__name__}",
+                expected='an object such as {"enable_thinking": false}',
+                path="chat_template_kwargs",
+            )
         finder = self._finder(chat_template_kwargs or {})
         tools = select_tools(conversation.messages, conversation.tools, self.tool_strategy, **self._tool_options)
         messages = place_reasoning(conversation, self.reasoning, lambda: finder.habits(tools).renders_reasoning)

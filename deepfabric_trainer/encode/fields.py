@@ -65,7 +65,9 @@ def find_fields(rendering: Rendering, index: int, message: Message, start: int) 
 
 def missing(field: Field) -> TemplateError:
     """Return the error for a field that the template leaves out."""
-    inline = ', write it into the content (`reasoning="inline"`)' if field.kind is FieldKind.REASONING else ""
+    inline = ""
+    if field.kind is FieldKind.REASONING and not field.inline:
+        inline = ', write it into the content (`reasoning="inline"`)'
     return TemplateError(
         f"the chat template leaves out {field}",
         expected="every field of a trained turn in the rendering",
@@ -166,7 +168,7 @@ class _Arguments:
     def _place_of(self, value: Any, start: int, near: int) -> Span | None:
         """Return where a value stands near behind `start`, as a whole or piece by piece."""
         if isinstance(value, str):
-            return self._place_of_text(value.strip(), start, near)
+            return self._place_of_text(value.strip(), start, near, FieldKind.ARGUMENT)
         places = [
             Span(*match.span())
             for form in _value_forms(value)
@@ -174,6 +176,8 @@ class _Arguments:
         ]
         if places:
             return min(places, key=lambda place: (place.start, -place.end))
+        if isinstance(value, list | dict) and not value:
+            return Span(start, start)
         found = list(self._places_inside(value, start)) if isinstance(value, list | dict) else []
         known = [place for place in found if place is not None]
         return (
@@ -188,14 +192,14 @@ class _Arguments:
             cursor = None if place is None else place.end
             yield place
         for name, item in value.items() if isinstance(value, dict) else ():
-            place = self._place_of(name, start, self.limit - start)
+            place = self._place_of_text(name.strip(), start, self.limit - start, FieldKind.ARGUMENT_NAME)
             yield place
             yield None if place is None else self._place_of(item, place.end, self.limit - place.end)
 
-    def _place_of_text(self, text: str, start: int, near: int) -> Span | None:
+    def _place_of_text(self, text: str, start: int, near: int, kind: FieldKind) -> Span | None:
         if not text:
             return Span(start, start)
-        spans = [spans for field, spans in self.fields if field.kind is FieldKind.ARGUMENT and field.text == text]
+        spans = [spans for field, spans in self.fields if field.kind is kind and field.text == text]
         known = [span for own in spans for span in own or () if span.start >= start]
         if known:
             return min(known)

@@ -46,6 +46,7 @@ class Field:
         text (`str`): The text, without surrounding white space.
         call (`int`, *optional*): The index of its call, for names and arguments.
         number (`int`): Its place among all fields of the conversation.
+        inline (`bool`): Whether it is a reasoning between tags in the content.
     """
 
     message: int
@@ -53,12 +54,13 @@ class Field:
     text: str
     call: int | None = None
     number: int = 0
+    inline: bool = False
 
     @property
     def path(self) -> str:
         """Where the field stands in its row."""
         inside = {FieldKind.CONTENT: "content", FieldKind.REASONING: "reasoning_content", FieldKind.TOOL_NAME: "name"}
-        path = inside.get(self.kind, "arguments")
+        path = "content" if self.inline else inside.get(self.kind, "arguments")
         return f"messages[{self.message}]." + (
             path if self.call is None else f"tool_calls[{self.call}].function.{path}"
         )
@@ -105,13 +107,17 @@ class _Bracketing:
     def _content(self, index: int, content: str, splits: bool) -> str:
         if not splits or "</think" not in content:
             return self._bracket(content, Field(index, FieldKind.CONTENT, content.strip()))
-        pieces, kind = [], FieldKind.REASONING
-        for piece in _THINK_TAG.split(content):
+        pieces: list[str] = []
+        split = _THINK_TAG.split(content)
+        # The prompt may have opened the block; else what stands before its tag is content.
+        kind = FieldKind.REASONING if split[1].startswith("</") else FieldKind.CONTENT
+        for piece in split:
             if _THINK_TAG.fullmatch(piece):
                 kind = FieldKind.CONTENT if piece.startswith("</") else FieldKind.REASONING
                 pieces.append(piece)
             else:
-                pieces.append(self._bracket(piece, Field(index, kind, piece.strip())))
+                is_inline = kind is FieldKind.REASONING
+                pieces.append(self._bracket(piece, Field(index, kind, piece.strip(), inline=is_inline)))
         return "".join(pieces)
 
     def _function(self, function: Mapping[str, Any], index: int, number: int) -> dict[str, Any]:

@@ -713,3 +713,42 @@ def test_arguments_that_a_template_writes_as_python_does_are_proved() -> None:
     messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "Rome", "tool_calls": calls}]
     with pytest.raises(TemplateError, match="leaves out the content 'Rome'"):
         ConversationEncoder(tiny_tokenizer(), chat_template=template).encode({"messages": messages})
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"filter": {"type": "type"}},
+        {"opts": {"city": "c", "c": "city"}},
+        {"a": {"a": {"a": "a"}}},
+        {"op": "and", "and": [{"op": "or"}]},
+        {"empty": {}, "none": [], "deep": [[1, [2]], []]},
+    ],
+)
+@pytest.mark.parametrize("name", ["gemma4_v5", "glm4moe", "qwen3_6"])
+def test_names_and_values_that_read_alike_are_told_apart(name: str, arguments: dict[str, Any]) -> None:
+    calls = [{"type": "function", "function": {"name": "f", "arguments": arguments}}]
+    messages = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "", "tool_calls": calls}]
+    tokenizer = tokenizer_with(name)
+    (example,) = ConversationEncoder(tokenizer).encode({"messages": messages})
+    assert len([text for region, text in runs(example, tokenizer) if region == "TOOL_ARGUMENTS"]) == 1
+
+
+def test_reasoning_inside_the_content_is_named_there() -> None:
+    template = DROPS_TOOLS.replace("m.content", "m.content.split('</think>')[-1]")
+    messages = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "Well. <think>hmm</think> Yes."}]
+    with pytest.raises(TemplateError, match="leaves out") as caught:
+        ConversationEncoder(tiny_tokenizer(), chat_template=template).encode({"messages": messages})
+    assert caught.value.path == "messages[1].content"
+    assert "inline" not in caught.value.fix
+    tokenizer = tiny_tokenizer()
+    (example,) = ConversationEncoder(tokenizer).encode({"messages": messages})
+    found = runs(example, tokenizer)
+    assert ("CONTENT", "Well.") in found
+    assert ("REASONING", "hmm") in found
+
+
+def test_template_variables_that_are_no_object_are_an_error_that_names_them() -> None:
+    with pytest.raises(DataFormatError, match="of type str") as caught:
+        ConversationEncoder(tiny_tokenizer()).encode({**ROW, "chat_template_kwargs": "x"})
+    assert caught.value.path == "chat_template_kwargs"
