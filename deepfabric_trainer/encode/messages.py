@@ -87,6 +87,12 @@ class MessagesEncoder:
             )
         labels = labels_of(input_ids, regions)
         weights = weights_of(offsets, found, messages)
+        for index in set(turns) - {turn.message for turn in found}:
+            # A turn that the whole rendering shows differently is weighed by its fields.
+            if messages[index].get("weight", 1.0) != 1.0:
+                weights = weights or [1.0] * len(input_ids)
+                for token in _tokens_of(index, rendering, offsets):
+                    weights[token] = messages[index]["weight"]
         return EncodedExample(input_ids, labels, regions, rendering.text, weights, lost_reasoning=lost_reasoning)
 
     def _tokenize(self, rendering: Rendering, messages: Sequence[Message], foreign: set[str]) -> Encoding:

@@ -752,3 +752,13 @@ def test_template_variables_that_are_no_object_are_an_error_that_names_them() ->
     with pytest.raises(DataFormatError, match="of type str") as caught:
         ConversationEncoder(tiny_tokenizer()).encode({**ROW, "chat_template_kwargs": "x"})
     assert caught.value.path == "chat_template_kwargs"
+
+
+def test_a_turn_that_the_whole_rendering_shows_differently_is_weighed_by_its_fields() -> None:
+    row = copy.deepcopy(REASONED)
+    row["messages"][1]["weight"] = 0.5
+    tokenizer = tokenizer_with("qwen3")
+    (example,) = ConversationEncoder(tokenizer, train_on="all").encode(row)
+    assert example.weights is not None
+    weighed = [token for token, weight in zip(example.input_ids, example.weights, strict=True) if weight == 0.5]
+    assert tokenizer.decode(weighed) == "Hello."

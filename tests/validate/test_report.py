@@ -54,7 +54,10 @@ def test_broken_rows_raise_with_counts_and_the_first_fixes() -> None:
 
 
 def test_warnings_and_good_rows_do_not_raise() -> None:
-    validate_dataset([ROWS[0], ROWS[2]]).raise_if_broken()
+    report = validate_dataset([ROWS[0], ROWS[2]])
+    report.raise_if_broken()
+    assert report.findings
+    assert not report.errors
 
 
 def test_findings_are_written_as_json_lines(tmp_path: Path) -> None:
