@@ -1,6 +1,6 @@
 """The tree of common beginnings of a batch: which tokens stand once, and for which examples."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -50,6 +50,59 @@ def build_forest(
     untrained = [_untrained_length(np.asarray(row, dtype=np.int64)) for row in labels]
     order = sorted(range(len(tokens)), key=lambda index: list(input_ids[index]))
     return _grow(order, 0, tokens, untrained, min_shared)
+
+
+def lone_examples(input_ids: Sequence[Sequence[int]]) -> list[Segment]:
+    """Return a tree for each example of a batch, with nothing shared."""
+    return [Segment(index, 0, len(tokens)) for index, tokens in enumerate(input_ids)]
+
+
+def cut_trees(roots: Sequence[Segment], capacity: int) -> list[Segment]:
+    """Cut trees that hold more than `capacity` tokens into several, which repeat what their branches share.
+
+    Args:
+        roots (`Sequence[Segment]`): The trees.
+        capacity (`int`): Tokens. An example that is longer becomes a tree of its own.
+
+    Returns:
+        `list[Segment]`: Trees with the same examples, each of them in one.
+    """
+    cut: list[Segment] = []
+    for root in roots:
+        cut += [root] if root.tokens() <= capacity else _cut(root, capacity)
+    return cut
+
+
+def _cut(root: Segment, capacity: int) -> list[Segment]:
+    """Go over the branches in order, and begin a new tree where the next one would not fit any more."""
+    trees: list[Segment] = []
+    path: list[tuple[Segment, Segment]] = []
+    free = 0
+    for leaf_path in _paths(root):
+        known = 0
+        while known < min(len(path), len(leaf_path)) and path[known][0] is leaf_path[known]:
+            known += 1
+        if not trees or sum(part.end - part.start for part in leaf_path[known:]) > free:
+            known, free, path = 0, capacity, []
+        path = path[:known]
+        for part in leaf_path[known:]:
+            copy = Segment(part.example, part.start, part.end)
+            free -= part.end - part.start
+            if path:
+                path[-1][1].children.append(copy)
+            else:
+                trees.append(copy)
+            path.append((part, copy))
+    return trees
+
+
+def _paths(segment: Segment) -> Iterator[list[Segment]]:
+    """Go over the ways from a segment down to each leaf."""
+    if not segment.children:
+        yield [segment]
+    for child in segment.children:
+        for path in _paths(child):
+            yield [segment, *path]
 
 
 def _grow(

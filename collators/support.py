@@ -1,76 +1,131 @@
-"""Whether a model computes a shared batch as it computes the rows alone: asked of its config, then of the model."""
+"""In which form a model takes masks of laid-out batches, if it does: asked of its config, then of the model."""
 
+from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 
+from deepfabric_trainer.collators.masks import LAYER_TYPES, MASKED, MaskForm
 from deepfabric_trainer.collators.shared_prefix import SharedPrefixCollator
 from deepfabric_trainer.collators.tool_call import ToolCallCollator
+from deepfabric_trainer.collators.tree_attention import NAME as PREFIX_TREE
+from deepfabric_trainer.collators.tree_attention import tree_attention
 
 _TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}
 _TOLERANCE_LOW_PRECISION = 5e-2
 """Largest difference of the logits, relative to the largest logit. A mask that is not heeded gives 0.2 and more."""
 
 
-def why_not_shared(model: Any) -> str | None:
-    """Return why a model cannot share prefixes, in words for the log; `None` when it can.
+def find_mask_form(model: Any, *, without_mask: bool = False) -> MaskForm | str:
+    """Find how a model is told which token sees which, so that it computes laid-out rows as it does padded ones.
 
     A small random batch is computed both ways, without gradients; the model's state and the random numbers stay as
     they were.
 
     Args:
         model (`PreTrainedModel` or `PeftModel`): Not yet wrapped for several processes.
+        without_mask (`bool`, *optional*, defaults to `False`): Prefer `"prefix_tree"` for a model with `"sdpa"`; its
+            passes then belong inside `tree_attention`.
+
+    Returns:
+        `MaskForm` or `str`: The form; or why there is none, in words for the log.
     """
     config = model.config.get_text_config()
+    reason = _why_not(model, config)
+    if reason is not None:
+        return reason
+    reasons = []
+    for form in _candidates(model, config, without_mask):
+        reason = _why_different(model, config, form)
+        if reason is None:
+            return form
+        reasons.append(reason)
+    return reasons[-1]
+
+
+def _why_not(model: Any, config: Any) -> str | None:
+    """Return what in a model's config rules laid-out rows out."""
     implementation = getattr(config, "_attn_implementation", None)
-    if implementation not in ("sdpa", "eager"):
-        return f"its attention implementation is {implementation!r}, and only sdpa and eager take the mask"
+    if implementation not in MASKED:
+        return f"its attention implementation is {implementation!r}, and only {', '.join(MASKED)} take the mask"
+    others = set(getattr(config, "layer_types", None) or []) - set(LAYER_TYPES)
+    if others:
+        return f"it has layers of type {', '.join(sorted(others))}"
+    if any(adapter.is_prompt_learning for adapter in (getattr(model, "peft_config", None) or {}).values()):
+        return "its adapter puts virtual tokens before each row"
+    return None
+
+
+def _candidates(model: Any, config: Any, without_mask: bool) -> Iterator[MaskForm]:
+    """Go over the forms that a model may take, the best first."""
+    implementation = config._attn_implementation
+    if without_mask and implementation == "sdpa":
+        yield MaskForm(PREFIX_TREE)
+    window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
     kinds = set(getattr(config, "layer_types", None) or [])
-    if kinds - {"full_attention"}:
-        return f"it has layers of type {', '.join(sorted(kinds - {'full_attention'}))}"
-    if getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True) and not kinds:
-        return "its attention has a sliding window"
-    if getattr(config, "output_router_logits", False):
-        return "its router's auxiliary loss counts every token of the batch"
+    if window is None or kinds == {"full_attention"}:
+        yield MaskForm(implementation, model.dtype)
+        return
+    # Families with both kinds of layers take a mask for each; Mistral and its kin, with one kind, refuse that.
+    yield MaskForm(implementation, model.dtype, window, by_layer_type=True)
+    if "full_attention" not in kinds:
+        yield MaskForm(implementation, model.dtype, window)
+
+
+def _why_different(model: Any, config: Any, form: MaskForm) -> str | None:
+    """Return what a model does wrong with a shared batch in this form; `None` when it computes it right."""
+    collator = SharedPrefixCollator(
+        0, form.attn_implementation, form.dtype, sliding_window=form.sliding_window, by_layer_type=form.by_layer_type
+    )
     try:
-        difference = _difference(model, config.vocab_size, implementation)
+        with tree_attention(model) if form.attn_implementation == PREFIX_TREE else nullcontext():
+            shared = _trained_logits(model, collator(_examples(config.vocab_size)))
+        padded = _trained_logits(model, ToolCallCollator(0)(_examples(config.vocab_size)))
     except Exception as error:  # whatever a model of strangers does with an unusual mask, padding is the answer
         return f"it refuses the mask ({type(error).__name__}: {error})"
-    tolerance = _TOLERANCE.get(model.dtype, _TOLERANCE_LOW_PRECISION)
-    if not difference <= tolerance:
+    difference = float((shared - padded).abs().max() / padded.abs().max())
+    if not difference <= _TOLERANCE.get(model.dtype, _TOLERANCE_LOW_PRECISION):
         return f"its logits differ by {difference:.2g} of the largest between a shared batch and the rows alone"
     return None
 
 
-@torch.no_grad()
-def _difference(model: Any, vocab_size: int, implementation: str) -> float:
-    """Return the largest difference of the logits between a shared batch and the same rows padded, relative."""
+def _examples(vocab_size: int) -> list[dict[str, list[int]]]:
+    """Return three examples that begin alike, and one of its own.
+
+    The labels only number the trained positions, so that both results can be put in the same order.
+    """
     generator = torch.Generator().manual_seed(0)
-    trunk, *branches = torch.randint(0, vocab_size, (4, 24), generator=generator).tolist()
-    # The labels only number the trained positions, so that both results can be put in the same order.
-    examples = [
+    trunk, *branches = torch.randint(0, vocab_size, (5, 24), generator=generator).tolist()
+    beginnings = [trunk, trunk, trunk, []]
+    return [
         {
-            "input_ids": trunk + branch[:own],
-            "labels": [-100] * (len(trunk) + 1) + list(range(100 * number, 100 * number + own - 1)),
+            "input_ids": beginning + branch[:own],
+            "labels": [-100] * (len(beginning) + 1) + list(range(100 * number, 100 * number + own - 1)),
         }
-        for number, (branch, own) in enumerate(zip(branches, (24, 9, 16), strict=True))
+        for number, (beginning, branch, own) in enumerate(zip(beginnings, branches, (24, 9, 16, 21), strict=True))
     ]
-    collator = SharedPrefixCollator(0, implementation, mask_dtype=model.dtype)
+
+
+@torch.no_grad()
+def _trained_logits(model: Any, batch: dict[str, Any]) -> torch.Tensor:
+    """Return the logits that the labels are predicted from, in the order of the labels, [N, V] float32."""
+    batch = _to_device(batch, model.device)
+    labels = batch.pop("labels")
+    if getattr(model.config.get_text_config(), "output_router_logits", False):
+        batch["output_router_logits"] = False  # the router's loss, which is not looked at, wants another mask
     training = model.training
     model.eval()
     try:
-        shared = _trained_logits(model, collator(examples))
-        padded = _trained_logits(model, ToolCallCollator(0)(examples))
+        logits = model(**batch, use_cache=False).logits.float()[:, :-1]
     finally:
         model.train(training)
-    return float((shared - padded).abs().max() / padded.abs().max())
-
-
-def _trained_logits(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Return the logits that the labels are predicted from, in the order of the labels, [N, V] float32."""
-    batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
-    labels = batch.pop("labels")
-    logits = model(**batch, use_cache=False).logits.float()[:, :-1]
     trained = labels[:, 1:] != -100
     order = labels[:, 1:][trained].argsort(stable=True)
     return torch.as_tensor(logits[trained][order])
+
+
+def _to_device(value: Any, device: torch.device) -> Any:
+    if isinstance(value, dict):
+        return {name: _to_device(item, device) for name, item in value.items()}
+    return value.to(device) if hasattr(value, "to") else value

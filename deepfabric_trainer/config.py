@@ -20,8 +20,22 @@ class Batching(StrEnum):
     """Shared prefixes where the model computes them right, padding elsewhere; the log says which and why."""
     SHARED_PREFIX = "shared_prefix"
     """Shared prefixes, or an error where the model does not compute them right."""
+    PACKED = "packed"
+    """Examples behind one another, each alone; nothing is shared, and hardly anything padded."""
     PADDED = "padded"
     """Each example a row of its own."""
+
+
+class Preparation(StrEnum):
+    """When the rows of a dataset are encoded."""
+
+    EAGER = "eager"
+    """All of them before training, once: later runs find them in the cache."""
+    LAZY = "lazy"
+    """Each when it is wanted, by the data loader's workers."""
+
+
+_CHOICES = ("train_on", "reasoning", "truncation", "tool_strategy", "on_invalid", "batching", "preparation")
 
 
 @dataclass
@@ -52,7 +66,15 @@ class DeepFabricSFTConfig(SFTConfig):
             stops before training and names them, `"drop"` leaves them out and writes them to `rejected.jsonl` in the
             output folder.
         batching (`str`, *optional*, defaults to `"auto"`): How a batch is laid out: `"auto"` (shared prefixes where
-            the model computes them right, padding elsewhere), `"shared_prefix"` or `"padded"`.
+            the model computes them right, padding elsewhere), `"shared_prefix"`, `"packed"` (examples behind one
+            another, on any attention that takes a mask) or `"padded"`. Loss and gradients are the same.
+        group_by_prefix (`bool`, *optional*, defaults to `True`): Put rows with the same tools into the same batches,
+            which are shuffled, so that more is shared. `False`: rows are drawn at random, as TRL does.
+        max_tokens_per_batch (`int`, *optional*): How many tokens, with padding, go through the model at a time. A
+            larger batch takes several passes, with the gradients of the whole. `None`: whole batches, until memory
+            runs out.
+        preparation (`str`, *optional*, defaults to `"eager"`): When rows are encoded: `"eager"` (all before training)
+            or `"lazy"` (by the data loader's workers, so that the first step comes at once).
         loss_weights (`dict[str, float]` or `str`, *optional*): What the tokens of a region weigh in the loss, which
             is their weighted mean: `"reasoning"`, `"content"`, `"tool_name"`, `"tool_arguments"`, `"format"`,
             `"stop"`. Those not named weigh 1. On the command line a JSON object. Multiplied by a message's own
@@ -122,8 +144,31 @@ class DeepFabricSFTConfig(SFTConfig):
         default="auto",
         metadata={
             "help": "How a batch is laid out: 'auto' (shared prefixes where the model computes them right, padding "
-            "elsewhere), 'shared_prefix' or 'padded'.",
-            "choices": ["auto", "shared_prefix", "padded"],
+            "elsewhere), 'shared_prefix', 'packed' (examples behind one another, on any attention that takes a mask) "
+            "or 'padded'. Loss and gradients are the same.",
+            "choices": ["auto", "shared_prefix", "packed", "padded"],
+        },
+    )
+    group_by_prefix: bool = field(
+        default=True,
+        metadata={
+            "help": "Put rows with the same tools into the same batches, which are shuffled, so that more is shared. "
+            "`False`: rows are drawn at random, as TRL does."
+        },
+    )
+    max_tokens_per_batch: int | None = field(
+        default=None,
+        metadata={
+            "help": "How many tokens, with padding, go through the model at a time. A larger batch takes several "
+            "passes, with the gradients of the whole. `None`: whole batches, until memory runs out."
+        },
+    )
+    preparation: str = field(
+        default="eager",
+        metadata={
+            "help": "When rows are encoded: 'eager' (all before training) or 'lazy' (by the data loader's workers, so "
+            "that the first step comes at once).",
+            "choices": ["eager", "lazy"],
         },
     )
     loss_weights: dict[str, float] | str | None = field(
@@ -136,15 +181,15 @@ class DeepFabricSFTConfig(SFTConfig):
     )
 
     def __post_init__(self) -> None:
-        for name in ("train_on", "reasoning", "truncation", "tool_strategy", "on_invalid", "batching"):
+        for name in _CHOICES:
             choices = self.__dataclass_fields__[name].metadata["choices"]
             if getattr(self, name) not in choices:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}", expected=f"one of {', '.join(choices)}")
-        if self.batching == Batching.SHARED_PREFIX and (self.packing or self.padding_free):
+        if self.packing or self.padding_free:
+            self._refuse_with_trls_packing()
+        if self.max_tokens_per_batch is not None and self.max_tokens_per_batch < 1:
             raise ConfigError(
-                "batching='shared_prefix' together with packing or padding_free",
-                expected="one layout of the batch",
-                fix="drop `packing` and `padding_free`, or set batching='auto'",
+                f"max_tokens_per_batch is {self.max_tokens_per_batch}", expected="a positive number of tokens, or None"
             )
         self.loss_weights = _read_loss_weights(self.loss_weights)
         if self.packing and self.packing_strategy == "wrapped":
@@ -156,6 +201,20 @@ class DeepFabricSFTConfig(SFTConfig):
         if getattr(self, "bf16", None) is None and not self.use_cpu and not is_torch_bf16_gpu_available():
             self.bf16 = False  # TRL's default asks for a GPU that has it
         super().__post_init__()
+
+    def _refuse_with_trls_packing(self) -> None:
+        together = [
+            (self.batching not in (Batching.AUTO, Batching.PADDED), f"batching={str(self.batching)!r}"),
+            (self.max_tokens_per_batch is not None, "max_tokens_per_batch"),
+            (self.packing and self.preparation == Preparation.LAZY, "preparation='lazy'"),
+        ]
+        for is_set, name in together:
+            if is_set:
+                raise ConfigError(
+                    f"{name} together with packing or padding_free",
+                    expected="one layout of the batch",
+                    fix="drop `packing` and `padding_free`: batching='packed' packs too, and 'auto' saves more",
+                )
 
 
 def _read_loss_weights(value: Any) -> dict[str, float] | None:

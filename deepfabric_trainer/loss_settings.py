@@ -5,13 +5,14 @@ from typing import Any, NamedTuple
 from datasets import IterableDataset
 from trl.data_utils import get_dataset_column_names
 
+from deepfabric_trainer.collators.packing import PackingCollator
 from deepfabric_trainer.collators.shared_prefix import SharedPrefixCollator
 from deepfabric_trainer.collators.tool_call import ToolCallCollator
 from deepfabric_trainer.config import DeepFabricSFTConfig
 from deepfabric_trainer.encode.regions import Region
 from deepfabric_trainer.errors import ConfigError
 
-_WEIGHING = (ToolCallCollator, SharedPrefixCollator)
+_WEIGHING = (ToolCallCollator, SharedPrefixCollator, PackingCollator)
 
 
 def weights_for_collator(args: DeepFabricSFTConfig, dataset: Any) -> dict[int, float] | None:

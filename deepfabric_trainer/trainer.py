@@ -10,15 +10,15 @@ from datasets import IterableDataset
 from transformers import TrainerCallback, TrainingArguments
 from trl import SFTTrainer
 
-from deepfabric_trainer.collators.shared_prefix import SharedPrefixCollator
-from deepfabric_trainer.collators.support import why_not_shared
-from deepfabric_trainer.collators.tool_call import ToolCallCollator
-from deepfabric_trainer.config import Batching, DeepFabricSFTConfig
-from deepfabric_trainer.errors import ConfigError
+from deepfabric_trainer.batches import choose_collator, padded_like
+from deepfabric_trainer.collators.tree_attention import tree_attention
+from deepfabric_trainer.config import DeepFabricSFTConfig
 from deepfabric_trainer.head import trained_positions_only
+from deepfabric_trainer.laid_out import mask_for_backbone
 from deepfabric_trainer.launch import missing_cpu_processes
 from deepfabric_trainer.loss import mean_weight, weigh
 from deepfabric_trainer.loss_settings import columns_to_weigh, find_obstacle, refuse_weights, weights_for_collator
+from deepfabric_trainer.steps import OptimizerStep
 from deepfabric_trainer.training_rows import (
     drop_untrained,
     encode_rows,
@@ -92,8 +92,8 @@ class DeepFabricTrainer(SFTTrainer):
             compute_loss_func=compute_loss_func,
             formatting_func=formatting_func,
         )
-        self._total_computed_tokens = 0
         self._rows = rows_to_generate(eval_dataset)
+        self._step = OptimizerStep(self, getattr(args, "max_tokens_per_batch", None))
         with _without_assistant_only_loss(args, conversations):
             super().__init__(
                 model=model,
@@ -114,8 +114,14 @@ class DeepFabricTrainer(SFTTrainer):
             )
         for callback in self.callback_handler.callbacks:
             self._give_rows(callback, self._rows)
-        if conversations and data_collator is None and isinstance(self.args, DeepFabricSFTConfig):
-            self._set_collator(self.args)
+        lays_out = isinstance(self.args, DeepFabricSFTConfig) and not (self.args.packing or self.args.padding_free)
+        if lays_out and conversations and data_collator is None:
+            self.data_collator = choose_collator(
+                self.model,
+                self.args,
+                pad_token_id=self._tokenizer.pad_token_id,
+                loss_weights=weights_for_collator(self.args, self.train_dataset),
+            )
 
     def add_callback(self, callback: Any) -> None:
         """Add a callback; one that wants rows to generate from and has none gets the evaluation rows."""
@@ -141,27 +147,28 @@ class DeepFabricTrainer(SFTTrainer):
         if hasattr(callback, "trainer_rows"):
             callback.trainer_rows = rows
 
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+        """Run the parent's step, in several passes where the batch is larger than the budget; count the tokens."""
+        with tree_attention(self.model):
+            loss = self._step.run(model, inputs, num_items_in_batch, super().training_step)
+        self._metrics["train"]["num_tokens"] = [self._total_train_tokens]
+        self._metrics["train"]["num_computed_tokens"] = [self._step.computed_tokens]
+        return loss
+
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Compute the parent's loss, weighted, its head on trained positions only; count tokens as the examples do.
-
-        The parent counts by the attention mask, which in four dimensions says nothing about it.
-        """
-        num_tokens, num_computed = inputs.pop("num_tokens", None), inputs.pop("num_computed", None)
-        total = self._total_train_tokens
+        """Compute the parent's loss, weighted, its head on trained positions only, on rows of any layout."""
+        for name in ("num_tokens", "num_computed"):
+            inputs.pop(name, None)
         needs_logits = return_outputs or self.compute_loss_func is not None or self.label_smoother is not None
-        with nullcontext(inputs) if needs_logits else trained_positions_only(self.model, inputs) as batch:
+        with (
+            tree_attention(self.model),
+            mask_for_backbone(self.model, inputs) as shown,
+            nullcontext(shown) if needs_logits else trained_positions_only(self.model, shown) as batch,
+        ):
             weighted = weigh(model, batch, num_items_in_batch)
-            result = super().compute_loss(weighted, batch, return_outputs, num_items_in_batch)
-        if num_tokens is not None and self.model.training:
-            # Not `gather_for_metrics`: it takes rows for samples, and drops those beyond the last batch's.
-            counts = self.accelerator.gather(torch.stack([num_tokens, num_computed])[None]).sum(0)
-            self._total_train_tokens = total + int(counts[0])
-            self._total_computed_tokens += int(counts[1])
-            self._metrics["train"]["num_tokens"] = [self._total_train_tokens]
-            self._metrics["train"]["num_computed_tokens"] = [self._total_computed_tokens]
-        return result
+            return super().compute_loss(weighted, batch, return_outputs, num_items_in_batch)
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
         """Sum the weights of the labels, where the parent counts the labels."""
@@ -205,10 +212,7 @@ class DeepFabricTrainer(SFTTrainer):
     @contextmanager
     def _padded_batches(self, wanted: bool) -> Iterator[None]:
         collator = self.data_collator
-        if wanted and isinstance(collator, SharedPrefixCollator):
-            self.data_collator = ToolCallCollator(
-                collator.pad_token_id, self.args.pad_to_multiple_of, loss_weights=collator.loss_weights
-            )
+        self.data_collator = padded_like(collator) if wanted else collator
         try:
             yield
         finally:
@@ -240,32 +244,6 @@ class DeepFabricTrainer(SFTTrainer):
             packed = super()._prepare_dataset(prepared, processing_class, args, packing, None, dataset_name)
             return drop_untrained(packed, args, dataset_name)
         return prepared.shuffle(seed=args.seed) if args.shuffle_dataset else prepared
-
-    def _set_collator(self, args: DeepFabricSFTConfig) -> None:
-        """Choose the layout of the batches; the log says which, when it is not what was asked for."""
-        if args.packing or args.padding_free:
-            return
-        pad_token_id = self._tokenizer.pad_token_id
-        loss_weights = weights_for_collator(args, self.train_dataset)
-        reason = None if args.batching == Batching.PADDED else why_not_shared(self.model)
-        if args.batching == Batching.PADDED or reason is not None:
-            if args.batching == Batching.SHARED_PREFIX:
-                raise ConfigError(
-                    f"batching='shared_prefix', but the model cannot share prefixes: {reason}",
-                    fix="set batching='auto' or 'padded'",
-                )
-            if reason is not None and args.process_index == 0:
-                logger.warning("batches are padded, because the model cannot share prefixes: %s", reason)
-            self.data_collator = ToolCallCollator(pad_token_id, args.pad_to_multiple_of, loss_weights=loss_weights)
-            return
-        self.data_collator = SharedPrefixCollator(
-            pad_token_id,
-            attn_implementation=self.model.config.get_text_config()._attn_implementation,
-            mask_dtype=self.model.dtype,
-            pad_to_multiple_of=args.pad_to_multiple_of,
-            return_num_tokens=True,
-            loss_weights=loss_weights,
-        )
 
 
 @contextmanager

@@ -4,107 +4,80 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import (
-    Gemma3ForCausalLM,
-    Gemma3TextConfig,
-    LlamaConfig,
-    LlamaForCausalLM,
-    MistralConfig,
-    MistralForCausalLM,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
+from peft import LoraConfig, get_peft_model
 
 from deepfabric_trainer.collators import SharedPrefixCollator, ToolCallCollator
-from deepfabric_trainer.collators.support import why_not_shared
+from deepfabric_trainer.collators.masks import MaskForm
+from deepfabric_trainer.collators.support import find_mask_form
 from deepfabric_trainer.errors import ConfigError
+from tests.collators.batches import KINDS, make_examples
+from tests.collators.models import FAMILIES, WITHOUT_SDPA, assert_same_step, make_model, settings
 
-SIZES = {
-    "vocab_size": 97,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "initializer_range": 0.2,
-}
-FAMILIES: dict[str, Any] = {
-    "llama": (LlamaForCausalLM, LlamaConfig),
-    "qwen2": (Qwen2ForCausalLM, Qwen2Config),
-    "qwen3": (Qwen3ForCausalLM, Qwen3Config),
-}
-
-
-def make_model(family: str, attention: str, **options: Any) -> Any:
-    model_class, config_class = FAMILIES[family]
-    torch.manual_seed(0)
-    return model_class._from_config(config_class(**SIZES, **options), attn_implementation=attention).eval()
-
-
-def make_examples(kind: str) -> list[dict[str, list[int]]]:
-    """Return a batch in which examples begin alike in the way that `kind` says."""
-    generator = random.Random(kind)
-
-    def tokens(count: int) -> list[int]:
-        return [generator.randrange(1, 97) for _ in range(count)]
-
-    trunk, other = tokens(40), tokens(30)
-    contexts = {
-        "one catalogue": [trunk] * 4,
-        "two catalogues": [trunk, other, trunk, other, trunk],
-        "a catalogue in a catalogue": [trunk, trunk + other, trunk, trunk + other],
-        "some alone": [trunk, trunk, tokens(35), tokens(5)],
-        "nothing shared": [tokens(20), tokens(25), tokens(3)],
-    }
-    examples = []
-    for context in contexts.get(kind, []):
-        own = tokens(generator.randrange(2, 12))
-        labels = [-100] * (len(context) + 1) + [token if generator.random() < 0.7 else -100 for token in own[1:]]
-        examples.append({"input_ids": context + own, "labels": [*labels[:-1], own[-1]]})
-    if kind == "beginnings of one another":
-        row = trunk + tokens(20)
-        cuts = [45, 52, 60, 60]
-        examples = [{"input_ids": row[:cut], "labels": [-100] * (cut - 3) + row[cut - 3 : cut]} for cut in cuts]
-    return examples
-
-
-KINDS = [
-    "one catalogue",
-    "two catalogues",
-    "a catalogue in a catalogue",
-    "some alone",
-    "nothing shared",
-    "beginnings of one another",
+CELLS = [
+    (family, attention)
+    for family in FAMILIES
+    for attention in ("prefix_tree", "sdpa", "eager")
+    if attention == "eager" or family not in WITHOUT_SDPA
 ]
 
 
-def loss_and_gradients(model: Any, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    model.zero_grad()
-    labels = batch.pop("labels")
-    logits = model(**batch, use_cache=False).logits
-    loss = torch.nn.functional.cross_entropy(
-        logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100, reduction="sum"
-    )
-    loss.backward()
-    return loss.detach(), {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+def find_form(model: Any, attention: str) -> MaskForm:
+    form = find_mask_form(model, without_mask=attention == "prefix_tree")
+    assert isinstance(form, MaskForm), form
+    assert form.attn_implementation == attention
+    return form
 
 
+@pytest.mark.parametrize(("family", "attention"), CELLS)
+def test_loss_and_gradients_are_those_of_the_padded_batch(family: str, attention: str) -> None:
+    model = make_model(family, "eager" if attention == "eager" else "sdpa")
+    form = find_form(model, attention)
+    for kind in KINDS:
+        examples = make_examples(kind)
+        shared, padded = SharedPrefixCollator(0, **settings(form))(examples), ToolCallCollator(0)(examples)
+        if kind != "nothing shared":
+            assert shared["input_ids"].numel() < padded["input_ids"].numel()
+        assert_same_step(model, shared, padded)
+
+
+@pytest.mark.parametrize("attention", ["prefix_tree", "sdpa", "eager"])
+@pytest.mark.parametrize("adapted", [False, True])
+def test_gradient_checkpointing_and_adapters_change_nothing(attention: str, adapted: bool) -> None:
+    model = make_model("qwen2, window", "eager" if attention == "eager" else "sdpa")
+    form = find_form(model, attention)
+    if adapted:
+        torch.manual_seed(1)
+        model = get_peft_model(model, LoraConfig(target_modules="all-linear", init_lora_weights=False))
+        model.enable_input_require_grads()
+    model.activation_checkpointing_enable({"use_reentrant": False})
+    model.train()
+    examples = make_examples("two catalogues")
+    assert_same_step(model, SharedPrefixCollator(0, **settings(form))(examples), ToolCallCollator(0)(examples))
+
+
+@pytest.mark.parametrize("attention", ["prefix_tree", "sdpa"])
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("family", FAMILIES)
-def test_loss_and_gradients_are_those_of_the_padded_batch(family: str, attention: str, kind: str) -> None:
-    model, examples = make_model(family, attention), make_examples(kind)
-    shared = SharedPrefixCollator(0, attn_implementation=attention)(examples)
-    if kind != "nothing shared":
-        assert shared["input_ids"].numel() < ToolCallCollator(0)(examples)["input_ids"].numel()
-    loss, gradients = loss_and_gradients(model, shared)
-    expected, expected_gradients = loss_and_gradients(model, ToolCallCollator(0)(examples))
-    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=0)
-    largest = max(float(gradient.abs().max()) for gradient in expected_gradients.values())
-    for name, gradient in gradients.items():
-        torch.testing.assert_close(gradient, expected_gradients[name], rtol=1e-4, atol=1e-5 * largest, msg=name)
+@pytest.mark.parametrize("max_tokens", [50, 70, 100])
+def test_trees_that_are_cut_give_the_same_step(kind: str, max_tokens: int, attention: str) -> None:
+    model, examples = make_model("llama"), make_examples(kind)
+    collator = SharedPrefixCollator(
+        0, **settings(find_form(model, attention)), max_tokens=max_tokens, return_num_tokens=True
+    )
+    shared = collator(examples)
+    longest = max(len(example["input_ids"]) for example in examples)
+    assert shared["input_ids"].shape[1] <= max(max_tokens, longest)
+    assert int(shared.pop("num_computed")) <= int(shared.pop("num_tokens"))
+    assert_same_step(model, shared, ToolCallCollator(0)(examples))
+
+
+def test_three_catalogues_below_one_system_prompt_are_four_trunks_in_one_tree() -> None:
+    examples = make_examples("three catalogues below one system prompt")
+    batch = SharedPrefixCollator(0, return_tree=True, return_num_tokens=True)(examples)
+    (row,) = batch["prefix_tree"].rows
+    parents = {segment.parent for segment in row}
+    trunks = sorted(segment.length for number, segment in enumerate(row) if number in parents)
+    assert trunks == [20, 24, 31, 39], "all but the last common token of each, with which its branches begin"
+    assert int(batch["num_computed"]) == sum(segment.length for segment in row)
 
 
 def test_as_many_labels_are_trained_as_in_the_padded_batch() -> None:
@@ -175,41 +148,3 @@ def test_settings_that_cannot_work_are_config_errors(options: dict[str, Any]) ->
 def test_collators_cross_process_borders() -> None:
     collator = SharedPrefixCollator(pad_token_id=9)
     assert pickle.loads(pickle.dumps(collator)) == collator
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("family", FAMILIES)
-def test_models_that_compute_it_right_are_recognised(family: str, attention: str, dtype: torch.dtype) -> None:
-    model = make_model(family, attention).to(dtype).train()
-    state = torch.get_rng_state()
-    assert why_not_shared(model) is None
-    assert model.training
-    assert torch.equal(torch.get_rng_state(), state)
-
-
-def test_windows_and_other_layers_are_recognised() -> None:
-    mistral = MistralForCausalLM(MistralConfig(**SIZES, sliding_window=16))
-    gemma = Gemma3ForCausalLM(Gemma3TextConfig(**SIZES, head_dim=8))
-    assert "sliding window" in str(why_not_shared(mistral))
-    assert "sliding_attention" in str(why_not_shared(gemma))
-
-
-def test_a_model_that_does_not_heed_the_mask_is_recognised() -> None:
-    model = make_model("llama", "eager")
-    model.config._attn_implementation = "sdpa"  # as a model of strangers might: told one thing, computing another
-    for layer in model.model.layers:
-        layer.self_attn.config = model.config
-    forward = model.forward
-    model.forward = lambda attention_mask=None, **inputs: forward(**inputs)
-    assert "logits differ" in str(why_not_shared(model))
-
-
-def test_a_model_that_refuses_the_mask_is_recognised() -> None:
-    model = make_model("llama", "sdpa")
-
-    def refuse(**inputs: Any) -> Any:
-        raise ValueError("no such mask")
-
-    model.forward = refuse
-    assert "refuses the mask (ValueError: no such mask)" in str(why_not_shared(model))

@@ -1,0 +1,106 @@
+"""What the collators that lay out rows have in common: from trees of examples to the tensors of a batch."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from deepfabric_trainer.collators.layout import PrefixTree, Row, fill_rows
+from deepfabric_trainer.collators.masks import MaskForm
+from deepfabric_trainer.collators.padding import IGNORED, pad_rows
+from deepfabric_trainer.collators.prefix_tree import Segment, cut_trees
+from deepfabric_trainer.collators.tool_call import check_examples
+from deepfabric_trainer.collators.weights import pad_weights, weights_of_tokens
+from deepfabric_trainer.errors import ConfigError
+
+
+def check_row_length(value: int | None, name: str) -> None:
+    """Require a positive number of tokens, or none.
+
+    Raises:
+        ConfigError: If it is not.
+    """
+    if value is not None and value < 1:
+        raise ConfigError(f"{name} is {value}", expected="a positive number of tokens, or None")
+
+
+def read_examples(
+    examples: Sequence[Mapping[str, Any]], loss_weights: Mapping[int, float] | None
+) -> tuple[list[list[int]], list[list[int]], list[list[float]] | None]:
+    """Return the tokens, the labels and, if there are any, the weights of the examples of a batch.
+
+    Raises:
+        DataFormatError: If the batch is empty, or an example is not encoded.
+    """
+    check_examples(examples, ("labels", "regions") if loss_weights else ("labels",))
+    ids = [list(example["input_ids"]) for example in examples]
+    labels = [list(example["labels"]) for example in examples]
+    return ids, labels, weights_of_tokens(examples, loss_weights)
+
+
+def rows_of(
+    roots: Sequence[Segment],
+    ids: Sequence[list[int]],
+    labels: Sequence[list[int]],
+    *,
+    row_length: int | None,
+    max_tokens: int | None,
+) -> list[Row]:
+    """Put trees into rows.
+
+    Args:
+        roots (`Sequence[Segment]`): The trees.
+        ids (`Sequence[list[int]]`): The tokens of the batch's examples.
+        labels (`Sequence[list[int]]`): Their labels.
+        row_length (`int`, *optional*): How many tokens are put into a row, at most; `None`: all.
+        max_tokens (`int`, *optional*): The same, and trees with more of them are cut into several.
+    """
+    if max_tokens is not None:
+        roots = cut_trees(roots, max_tokens)
+    limits = [limit for limit in (row_length, max_tokens) if limit is not None]
+    capacity = min(limits, default=sum(root.tokens() for root in roots))
+    return [Row(trees, ids, labels) for trees in fill_rows(roots, capacity)]
+
+
+def lay_out(
+    rows: Sequence[Row],
+    weights: list[list[float]] | None,
+    mask_form: MaskForm,
+    *,
+    pad_token_id: int,
+    pad_to_multiple_of: int | None,
+    return_tree: bool,
+) -> dict[str, Any]:
+    """Return the batch of these rows.
+
+    Args:
+        rows (`Sequence[Row]`): R rows.
+        weights (`list[list[float]]`, *optional*): The weight of each token of each example.
+        mask_form (`MaskForm`): What the model wants to be told of which token sees which.
+        pad_token_id (`int`): The id to pad `input_ids` with.
+        pad_to_multiple_of (`int`, *optional*): Round T up to this multiple (tokens).
+        return_tree (`bool`): Whether the batch holds `prefix_tree` beside a mask.
+
+    Returns:
+        `dict[str, Any]`: `input_ids`, `labels`, `position_ids` [R, T] int64, `attention_mask`, and `loss_weights`
+        [R, T] float32 if there are weights; `prefix_tree` where it is asked for, or takes the place of the mask.
+    """
+    positions = pad_rows([row.positions for row in rows], 0, pad_to_multiple_of)
+    tree = PrefixTree(tuple(tuple(row.placed) for row in rows))
+    batch: dict[str, Any] = {
+        "input_ids": pad_rows([row.input_ids for row in rows], pad_token_id, pad_to_multiple_of),
+        "labels": pad_rows([row.labels for row in rows], IGNORED, pad_to_multiple_of),
+        "position_ids": positions,
+        "attention_mask": mask_form.of(tree, positions),
+    }
+    if return_tree or mask_form.attn_implementation == "prefix_tree":
+        batch["prefix_tree"] = tree
+    if weights is not None:
+        rows_of_weights = [row.lay_out(weights) for row in rows]
+        batch["loss_weights"] = pad_weights(rows_of_weights, batch["labels"], pad_to_multiple_of)
+    return batch
+
+
+def count_tokens(ids: Sequence[list[int]], computed: int) -> dict[str, torch.Tensor]:
+    """Return `num_tokens`, which the examples of a batch have, and `num_computed`, which it holds without padding."""
+    return {"num_tokens": torch.tensor(sum(len(row) for row in ids)), "num_computed": torch.tensor(computed)}
