@@ -1,6 +1,9 @@
 """Optimizer steps in several passes: by a budget of tokens, and when memory runs out."""
 
+import json
 import logging
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -127,6 +130,28 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(make_trainer: Run) -> N
     assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory."))
     assert is_out_of_memory(MemoryError())
     assert not is_out_of_memory(RuntimeError("a bug"))
+
+
+@pytest.mark.slow
+def test_processes_with_different_numbers_of_passes_make_the_step_of_whole_batches(tmp_path: Path) -> None:
+    rows = tool_rows()
+    short, long = rows[4:6], [rows[6], rows[6]]
+    parameters = []
+    for number, budget in enumerate(([], ["600"])):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "rows.json").write_text(json.dumps(short + long))
+        launcher = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+        subprocess.run(
+            [sys.executable, "-m", *launcher, "-m", "tests.fixtures.weighted_run", str(folder), "True", *budget],
+            cwd=Path(__file__).parents[1],
+            capture_output=True,
+            check=True,
+            timeout=300,
+        )
+        parameters.append(torch.load(folder / "parameters.pt"))
+    for name, expected in parameters[0].items():
+        torch.testing.assert_close(parameters[1][name], expected, rtol=1e-4, atol=1e-6, msg=name)
 
 
 @pytest.mark.parametrize("attention", ["prefix_tree", "sdpa"])
