@@ -6,6 +6,7 @@ and their own up to themselves; nothing else is computed, and no mask of T x T i
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from deepfabric_trainer.collators.layout import PrefixTree
+from deepfabric_trainer.collators.piecewise import attend_piecewise, is_supported
 
 NAME = "prefix_tree"
 
@@ -81,12 +83,18 @@ def _attend_row(
     options: dict[str, Any],
 ) -> torch.Tensor:
     """Attend over one row, [heads, T, D]."""
-    lengths = [segment.length for segment in tree.rows[row]]
+    paths, lengths = tree.paths(row), [segment.length for segment in tree.rows[row]]
+    if window is not None and max(sum(lengths[number] for number in path) for path in paths) <= window:
+        window = None
+    if window is None and is_supported(tensors[0], options["dropout_p"]):
+        ends = list(accumulate(lengths))
+        spans = [(end - length, end) for end, length in zip(ends, lengths, strict=True)]
+        return attend_piecewise(*tensors, spans, paths, options["scale"])
     padding = tensors[0].shape[1] - sum(lengths)
     # One `split` and not a slice for each segment: the gradient of a slice is as large as the whole.
     pieces = [tensor.split([*lengths, padding], dim=1) for tensor in tensors]
     attended = []
-    for number, path in enumerate(tree.paths(row)):
+    for number, path in enumerate(paths):
         query = pieces[0][number][None]
         key, value = (_join([piece[part] for part in path])[None] for piece in pieces[1:])
         attended.append(_attend(query, key, value, window, options))

@@ -45,6 +45,23 @@ def mask_for_backbone(model: Any, inputs: dict[str, Any]) -> Iterator[dict[str, 
         hook.remove()
 
 
+def with_tokens_of_examples(inputs: dict[str, Any]) -> dict[str, Any]:
+    """Return inputs in which whoever counts tokens finds those of the examples, also where one stands for several.
+
+    Args:
+        inputs (`dict[str, Any]`): A batch; laid out, if it holds `prefix_tree`.
+
+    Returns:
+        `dict[str, Any]`: `input_ids` and `attention_mask` [N] for N tokens; the batch itself if it is not laid out.
+    """
+    tree = inputs.get("prefix_tree")
+    if tree is None:
+        return inputs
+    count = int(times_held(tree, inputs["input_ids"].shape[1]).sum())
+    tokens = torch.ones(count, dtype=torch.int64, device=inputs["input_ids"].device)
+    return {**inputs, "input_ids": tokens, "attention_mask": tokens}
+
+
 def attends_by_tree(inputs: dict[str, Any]) -> bool:
     """Tell whether the tree itself takes the place of the mask: then the batch's mask is one row high."""
     mask = inputs["attention_mask"]

@@ -1,5 +1,6 @@
 """What the loss is weighted by, and the settings and rows with which it cannot be weighted."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
 from datasets import IterableDataset
@@ -11,6 +12,7 @@ from deepfabric_trainer.collators.tool_call import ToolCallCollator
 from deepfabric_trainer.config import DeepFabricSFTConfig
 from deepfabric_trainer.encode.regions import Region
 from deepfabric_trainer.errors import ConfigError
+from deepfabric_trainer.prepare.lazy import EncodedOnDemand
 
 _WEIGHING = (ToolCallCollator, SharedPrefixCollator, PackingCollator)
 
@@ -82,12 +84,14 @@ def refuse_weights(dataset: Any, obstacle: Obstacle | None, name: str) -> Any:
     """Return encoded rows as they are, when none has weights of its own or nothing keeps them out of the loss.
 
     Args:
-        dataset (`Dataset` or `IterableDataset`): Encoded rows; those that are not go through as they are.
+        dataset (`Dataset`, `IterableDataset` or `EncodedOnDemand`): Encoded rows; those that are not go through as
+            they are.
         obstacle (`Obstacle`, *optional*): From `find_obstacle`.
         name (`str`): What the dataset is called.
 
     Returns:
-        `Dataset` or `IterableDataset`: The dataset; of a stream, one that raises when such a row is read.
+        `Dataset`, `IterableDataset` or `EncodedOnDemand`: The dataset; where rows are not encoded yet, one that
+        raises when such a row is read.
 
     Raises:
         ConfigError: If a row has weights that the loss cannot heed.
@@ -97,13 +101,16 @@ def refuse_weights(dataset: Any, obstacle: Obstacle | None, name: str) -> Any:
     if isinstance(dataset, IterableDataset):
         options = {"obstacle": obstacle, "name": name}
         return dataset.map(_refuse_weighted_row, fn_kwargs=options, features=dataset.features)
+    if isinstance(dataset, EncodedOnDemand):
+        return dataset.looked_at_by(partial(_refuse_weighted_row, obstacle=obstacle, name=name))
     for row in dataset.select_columns("weights"):
         _refuse_weighted_row(row, obstacle, name)
     return dataset
 
 
 def _refuse_weighted_row(row: dict[str, Any], obstacle: Obstacle, name: str) -> dict[str, Any]:
-    if row["weights"] is not None and len(row["weights"]):
+    weights = row.get("weights")
+    if weights is not None and len(weights):
         raise ConfigError(
             f"{name} dataset: messages have a `weight`, which cannot be heeded together with {obstacle.what}",
             expected="one of the two",

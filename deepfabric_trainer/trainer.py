@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,17 +15,20 @@ from deepfabric_trainer.batches import choose_collator, padded_like
 from deepfabric_trainer.collators.tree_attention import tree_attention
 from deepfabric_trainer.config import DeepFabricSFTConfig
 from deepfabric_trainer.head import trained_positions_only
-from deepfabric_trainer.laid_out import mask_for_backbone
+from deepfabric_trainer.laid_out import mask_for_backbone, with_tokens_of_examples
 from deepfabric_trainer.launch import missing_cpu_processes
 from deepfabric_trainer.loss import mean_weight, weigh
 from deepfabric_trainer.loss_settings import columns_to_weigh, find_obstacle, refuse_weights, weights_for_collator
 from deepfabric_trainer.steps import OptimizerStep
+from deepfabric_trainer.training_order import Grouping, find_sampler
 from deepfabric_trainer.training_rows import (
+    check_encoded,
     drop_untrained,
-    encode_rows,
     encoder_for,
     facts_of,
     holds_conversations,
+    is_encoded,
+    prepare_rows,
     rows_to_generate,
     trains_completions_only,
 )
@@ -83,7 +87,10 @@ class DeepFabricTrainer(SFTTrainer):
                 "call `deepfabric_trainer.launch.start_cpu_processes()` first, or launch the script with torchrun",
                 missing,
             )
-        conversations = train_dataset is not None and holds_conversations(train_dataset)
+        is_ours = isinstance(args, DeepFabricSFTConfig)
+        conversations = train_dataset is not None and (
+            (is_ours and is_encoded(train_dataset)) or holds_conversations(train_dataset)
+        )
         self._assistant_only = bool(getattr(args, "assistant_only_loss", False))
         self._obstacle_to_weights = find_obstacle(
             args,
@@ -92,6 +99,7 @@ class DeepFabricTrainer(SFTTrainer):
             compute_loss_func=compute_loss_func,
             formatting_func=formatting_func,
         )
+        self._grouping: Grouping | None = None
         self._rows = rows_to_generate(eval_dataset)
         self._step = OptimizerStep(self, getattr(args, "max_tokens_per_batch", None))
         with _without_assistant_only_loss(args, conversations):
@@ -170,6 +178,9 @@ class DeepFabricTrainer(SFTTrainer):
             weighted = weigh(model, batch, num_items_in_batch)
             return super().compute_loss(weighted, batch, return_outputs, num_items_in_batch)
 
+    def _track_num_input_tokens(self, inputs: dict[str, Any]) -> None:
+        super()._track_num_input_tokens(with_tokens_of_examples(inputs))
+
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
         """Sum the weights of the labels, where the parent counts the labels."""
         count = super()._get_num_items_in_batch(batch_samples, device)
@@ -227,23 +238,45 @@ class DeepFabricTrainer(SFTTrainer):
         formatting_func: Callable[[dict[str, Any]], str] | None,
         dataset_name: str,
     ) -> Any:
-        if formatting_func is not None or not holds_conversations(dataset):
+        if formatting_func is None and isinstance(args, DeepFabricSFTConfig) and not packing and is_encoded(dataset):
+            prepared, grouping = check_encoded(dataset, args, dataset_name)
+        elif formatting_func is not None or not holds_conversations(dataset):
             dataset = refuse_weights(dataset, self._obstacle_to_weights, dataset_name)
             return super()._prepare_dataset(dataset, processing_class, args, packing, formatting_func, dataset_name)
-        encoder = encoder_for(
-            processing_class,
-            args,
-            context_length=self._context_length,
-            stop_token_ids=self._stop_token_ids,
-            assistant_only=self._assistant_only or trains_completions_only(dataset, args),
-        )
-        prepared = encode_rows(dataset, encoder, args, dataset_name)
+        else:
+            encoder = encoder_for(
+                processing_class,
+                args,
+                context_length=self._context_length,
+                stop_token_ids=self._stop_token_ids,
+                assistant_only=self._assistant_only or trains_completions_only(dataset, args),
+            )
+            prepared, grouping = prepare_rows(dataset, encoder, args, dataset_name)
         prepared = refuse_weights(prepared, self._obstacle_to_weights, dataset_name)
-        if packing:
-            prepared = prepared.select_columns(["input_ids", "labels"])
-            packed = super()._prepare_dataset(prepared, processing_class, args, packing, None, dataset_name)
-            return drop_untrained(packed, args, dataset_name)
-        return prepared.shuffle(seed=args.seed) if args.shuffle_dataset else prepared
+        if dataset_name == "train":
+            self._grouping = None if grouping is None else replace(grouping, dataset=prepared)
+        if not packing:
+            return prepared
+        prepared = prepared.select_columns(["input_ids", "labels"])
+        packed = super()._prepare_dataset(prepared, processing_class, args, packing, None, dataset_name)
+        return drop_untrained(packed, args, dataset_name)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        """Return a sampler that puts examples which begin alike into one batch, where the settings ask for it."""
+        sampler = None
+        # What comes in is the dataset without the columns that are not needed.
+        if self._grouping is not None and self.train_dataset is self._grouping.dataset:
+            sampler = self._grouping.sampler(self.args)
+        return super()._get_train_sampler(train_dataset) if sampler is None else sampler
+
+    def get_train_dataloader(self) -> Any:
+        """Return the parent's loader, which tells the epoch to a sampler of ours also after a resume."""
+        loader = super().get_train_dataloader()
+        sampler = find_sampler(loader)
+        if sampler is not None:
+            # accelerate looks for the sampler when it wraps batches to skip, and finds only what was set.
+            loader.set_sampler(sampler)
+        return loader
 
 
 @contextmanager

@@ -10,11 +10,14 @@ from transformers import AutoConfig, GenerationConfig, TrainingArguments
 from trl.data_utils import get_dataset_column_names
 from trl.trainer.utils import global_then_local_main_first
 
-from deepfabric_trainer.config import DeepFabricSFTConfig
+from deepfabric_trainer.config import DeepFabricSFTConfig, Preparation
 from deepfabric_trainer.encode import ConversationEncoder
 from deepfabric_trainer.errors import DataFormatError
+from deepfabric_trainer.grouping import encoded_codes
 from deepfabric_trainer.prepare import encode_dataset, settle, stream_dataset, tolerated_by, write_rejected
+from deepfabric_trainer.prepare.lazy import EncodedOnDemand
 from deepfabric_trainer.schema import conversation_key, is_conversation, is_conversational_completion
+from deepfabric_trainer.training_order import Grouping, codes_of_rows, groups, shuffled
 from deepfabric_trainer.validate import Rule
 
 logger = logging.getLogger(__name__)
@@ -115,11 +118,15 @@ def encoder_for(
     )
 
 
-def encode_rows(dataset: Any, encoder: ConversationEncoder, args: Any, name: str) -> Any:
+def prepare_rows(dataset: Any, encoder: ConversationEncoder, args: Any, name: str) -> tuple[Any, Grouping | None]:
     """Encode a trainer's dataset, write what is rejected into its output folder, and say in the log what was done.
 
     With a plain `SFTConfig` a script that works with TRL must go on working: rows that break a rule are counted, and
     rows that TRL would cut are left out, with a word.
+
+    Returns:
+        `tuple[Dataset | IterableDataset | EncodedOnDemand, Grouping | None]`: The examples, and which of them begin
+        alike, where the settings ask for it and the dataset is to be trained on.
 
     Raises:
         DataFormatError: If rows cannot be trained on and the policy is to raise, or when none is left.
@@ -128,19 +135,68 @@ def encode_rows(dataset: Any, encoder: ConversationEncoder, args: Any, name: str
     on_invalid = args.on_invalid if is_ours else "raise"
     tolerated = tolerated_by(encoder) if is_ours else (Rule.TOO_LONG,)
     if isinstance(dataset, IterableDataset):
-        return stream_dataset(dataset, encoder, check=is_ours, on_invalid=on_invalid, tolerated=tolerated, name=name)
+        streamed = stream_dataset(
+            dataset, encoder, check=is_ours, on_invalid=on_invalid, tolerated=tolerated, name=name
+        )
+        return streamed.shuffle(seed=args.seed) if args.shuffle_dataset else streamed, None
+    rejected_path = Path(args.output_dir) / ("rejected.jsonl" if name == "train" else f"rejected_{name}.jsonl")
+    is_main = args.process_index == 0
+    wants_groups = name == "train" and groups(args)
+    if is_ours and args.preparation == Preparation.LAZY:
+        if args.shuffle_dataset:
+            dataset = dataset.shuffle(seed=args.seed)
+        lazy = EncodedOnDemand(
+            dataset, encoder, on_invalid=on_invalid, rejected_path=rejected_path, starts_run=is_main, name=name
+        )
+        return lazy, Grouping(lazy, codes_of_rows(dataset, encoder)) if wants_groups else None
     with global_then_local_main_first():
         workers = args.dataset_num_proc
         prepared, report = encode_dataset(dataset, encoder, check=is_ours, num_proc=workers, name=name)
-    is_main = args.process_index == 0
     if report.rejected and is_main:
-        rejected = Path(args.output_dir) / ("rejected.jsonl" if name == "train" else f"rejected_{name}.jsonl")
-        write_rejected(rejected, dataset, report.rejected)
+        write_rejected(rejected_path, dataset, report.rejected)
     settle(report, on_invalid, tolerated=tolerated)
     if is_main:
         for sentence in report.sentences(name):
             logger.warning(sentence)
-    return prepared
+    rows = report.rows_of_examples
+    if args.shuffle_dataset and not args.packing:
+        prepared, order = shuffled(prepared, args.seed)
+        rows = rows[order]
+    return prepared, Grouping(prepared, codes_of_rows(dataset, encoder)[rows], rows) if wants_groups else None
+
+
+def is_encoded(dataset: Any) -> bool:
+    """Tell whether a dataset holds examples that this library encoded."""
+    return {"input_ids", "labels", "regions"} <= set(get_dataset_column_names(dataset))
+
+
+def check_encoded(dataset: Any, args: Any, name: str) -> tuple[Any, Grouping | None]:
+    """Return encoded examples as they are, and which of them begin alike; see `prepare_rows`.
+
+    Those over `max_length` are left out, with a word: cut ones would train half a turn.
+    """
+    if isinstance(dataset, IterableDataset):
+        return dataset.shuffle(seed=args.seed) if args.shuffle_dataset else dataset, None
+    if args.max_length is not None:
+        fitting = dataset.filter(
+            lambda ids: len(ids) <= args.max_length, input_columns=["input_ids"], desc=f"Measuring {name} dataset"
+        )
+        if len(fitting) < len(dataset) and args.process_index == 0:
+            logger.warning(
+                "%s dataset: %d of %d encoded examples are longer than `max_length` (%d) and were left out",
+                name,
+                len(dataset) - len(fitting),
+                len(dataset),
+                args.max_length,
+            )
+        dataset = fitting
+    if not len(dataset):
+        raise DataFormatError(
+            f"{name} dataset: every encoded example is longer than `max_length`", fix="raise `max_length`"
+        )
+    if args.shuffle_dataset:
+        dataset = dataset.shuffle(seed=args.seed)
+    return dataset, Grouping(dataset, encoded_codes(dataset)) if name == "train" and groups(args) else None
 
 
 def drop_untrained(dataset: Any, args: Any, name: str) -> Any:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from datasets import Dataset
 
 from deepfabric_trainer.validate import Rule
 from docs import make_template_table
@@ -31,6 +32,18 @@ def test_the_readmes_code_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.
     assert (tmp_path / "runs" / "first").is_dir()
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_the_code_on_the_page_of_batches_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (ROOT / "docs" / "batches.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    tokenizer = tiny_tokenizer()
+    names = {"model": tiny_model(tokenizer), "tokenizer": tokenizer, "rows": tool_rows(), "Dataset": Dataset}
+    exec(block.replace('("runs/own", ', '("runs/own", use_cpu=True, report_to="none", '), names)
+    assert names["trainer"].state.global_step == 2
+
+
 def test_the_readmes_row_is_a_good_row() -> None:
     from deepfabric_trainer import validate_dataset
 
@@ -43,6 +56,8 @@ def test_paths_that_the_documents_name_exist() -> None:
         text = (ROOT / document).read_text(encoding="utf-8")
         for path in re.findall(r"(?:deepfabric_trainer|examples|callbacks|collators)/[\w/.]+", text):
             assert (ROOT / path.rstrip(".")).exists(), f"{document} names {path}"
+        for link in re.findall(r"\]\((docs/[\w/.]+)", text):
+            assert (ROOT / link).exists(), f"{document} links to {link}"
 
 
 def test_the_table_of_templates_is_what_the_encoder_does() -> None:

@@ -125,6 +125,14 @@ def test_what_is_computed_is_counted_beside_what_is_trained_on(make_trainer: Run
     assert counts["shared_prefix"][1] < counts["padded"][1] / 2
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("counts", ["all", "non_padding"])
+def test_throughput_counts_the_tokens_of_the_examples(make_trainer: Run, counts: str) -> None:
+    trainer = make_trainer(include_num_input_tokens_seen=counts, max_steps=2)
+    trainer.train()
+    assert trainer.state.num_input_tokens_seen == sum(len(ids) for ids in trainer.train_dataset["input_ids"])
+
+
 @pytest.mark.parametrize("batching", ["shared_prefix", "packed"])
 def test_a_layout_that_the_model_cannot_compute_is_an_error_when_it_is_asked_for(
     make_trainer: Run, batching: str

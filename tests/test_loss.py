@@ -382,8 +382,10 @@ def test_weights_of_messages_are_not_lost_on_trls_way(make_trainer: Run) -> None
     with pytest.raises(ConfigError, match="eval dataset: messages have a `weight`"):
         trainer.evaluate(to_dataset(rows_with_weights()))
     prepared = prepare_dataset(to_dataset(rows_with_weights()), ConversationEncoder(tiny_tokenizer()))
-    with pytest.raises(ConfigError, match="rows that are no conversations"):
-        make_trainer(prepared)
+    with pytest.raises(ConfigError, match="a plain `SFTConfig`"):
+        make_trainer(prepared, SFTConfig, max_length=None)
+    batch = next(iter(make_trainer(prepared).get_train_dataloader()))
+    assert len(batch["loss_weights"][batch["loss_weights"] > 0].unique()) > 1, "encoded rows are weighed as they say"
 
 
 def test_messages_of_weight_0_and_1_go_anywhere(make_trainer: Run) -> None:

@@ -1,7 +1,15 @@
+from collections.abc import Callable
+from itertools import accumulate
+from typing import Any
+
+import pytest
 import torch
 
 from deepfabric_trainer.collators import SharedPrefixCollator
-from deepfabric_trainer.collators.tree_attention import NAME, tree_attention
+from deepfabric_trainer.collators.layout import PlacedSegment, PrefixTree, last_seen_by
+from deepfabric_trainer.collators.masks import boolean_mask
+from deepfabric_trainer.collators.piecewise import attend_piecewise, is_supported
+from deepfabric_trainer.collators.tree_attention import NAME, prefix_tree_attention, tree_attention
 from tests.collators.batches import make_examples
 from tests.collators.models import make_model
 
@@ -50,3 +58,61 @@ def test_padding_attends_to_nothing_and_no_number_is_lost() -> None:
     batch.pop("labels")
     with tree_attention(model):
         assert model(**batch, use_cache=False).logits.isfinite().all()
+
+
+# Trunks in a trunk, a chain whose segments touch, an example of its own, and two tokens of padding.
+TREE = PrefixTree(
+    (
+        (
+            *(PlacedSegment(7, -1), PlacedSegment(3, 0), PlacedSegment(2, 1), PlacedSegment(4, 1)),
+            *(PlacedSegment(5, 0), PlacedSegment(6, -1)),
+        ),
+    )
+)
+LENGTH = 29
+
+
+def run(attend: Callable[[Any], torch.Tensor], dtype: torch.dtype) -> list[torch.Tensor]:
+    """Return the output for random queries, keys and values of four heads, and their gradients."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = [torch.randn(1, 4, LENGTH, 16, generator=generator).to(dtype).requires_grad_() for _ in range(3)]
+    output = attend(inputs)
+    output[:, :, :-2].backward(torch.randn(1, 4, LENGTH - 2, 16, generator=generator).to(dtype))
+    return [output[:, :, :-2].detach(), *(tensor.grad for tensor in inputs if tensor.grad is not None)]
+
+
+@pytest.mark.parametrize("window", [None, 5])
+@pytest.mark.parametrize("piecewise", [False, True])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 0.05)]
+)
+def test_attention_by_the_tree_is_attention_by_the_mask(
+    window: int | None, piecewise: bool, dtype: torch.dtype, tolerance: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    positions = torch.tensor(
+        [[*range(7), *range(7, 10), *range(10, 12), *range(10, 14), *range(7, 12), *range(6), 0, 0]]
+    )
+    mask = boolean_mask(last_seen_by(TREE, LENGTH), positions, window)
+    if not piecewise:
+        monkeypatch.setattr("deepfabric_trainer.collators.tree_attention.is_supported", lambda *unused: False)
+
+    def by_tree(inputs: Any) -> torch.Tensor:
+        attended, _ = prefix_tree_attention(
+            torch.nn.Module(), *inputs, None, prefix_tree=TREE, sliding_window=window, scaling=0.3
+        )
+        return attended.transpose(1, 2)
+
+    def by_mask(inputs: Any) -> torch.Tensor:
+        return torch.nn.functional.scaled_dot_product_attention(*inputs, attn_mask=mask, scale=0.3)
+
+    for found, expected in zip(run(by_tree, dtype), run(by_mask, dtype), strict=True):
+        torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+
+
+def test_pieces_are_only_for_kernels_that_there_are() -> None:
+    query = torch.zeros(2, 3, 8)
+    assert is_supported(query, 0.0)
+    assert not is_supported(query, 0.1), "which would be dropped out of the attention otherwise"
+    assert not is_supported(query.to("meta"), 0.0)
+    spans = [(end - 3, end) for end in accumulate([3])]
+    assert attend_piecewise(query, query, query, spans, [[0]], None).shape == (2, 3, 8)
