@@ -4,7 +4,9 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
+from deepfabric_trainer.encode.chunks import ChunkTokenizer
 from deepfabric_trainer.encode.examples import EncodedExample, EncodedRow
+from deepfabric_trainer.encode.known_parts import KnownParts
 from deepfabric_trainer.encode.messages import MessagesEncoder
 from deepfabric_trainer.encode.parts import PartFinder
 from deepfabric_trainer.encode.regions import TrainOn, Truncation
@@ -14,9 +16,10 @@ from deepfabric_trainer.encode.truncate import first_that_fits, with_short_resul
 from deepfabric_trainer.errors import ConfigError, DataFormatError, RowTooLongError, TemplateError
 from deepfabric_trainer.reasoning import ReasoningMode, place_reasoning
 from deepfabric_trainer.schema import Conversation, Message, Repair, normalize_row
-from deepfabric_trainer.template import ChatTemplate
+from deepfabric_trainer.template import ChatTemplate, DirectRenderer, KnownTools
 from deepfabric_trainer.tools import ToolStrategy, leaves_no_choice, select_tools
 
+_LEARNED = ("_finders", "_tokenizers", "_known_tools", "_direct", "_chunks")
 _Choice = TypeVar("_Choice", TrainOn, Truncation, ReasoningMode, ToolStrategy)
 
 
@@ -88,9 +91,16 @@ class ConversationEncoder:
                 fix="load it with `AutoTokenizer.from_pretrained(...)`, which prefers the fast one",
             )
         self.stop_token_ids = tuple(stop_token_ids)
-        self._finders: dict[str, PartFinder] = {}
-        self._tokenizers: dict[str, RenderingTokenizer] = {}
+        self._forget()
         self._finder({})
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what makes the encoder, without what it has learned: so its hash stays the same while it works."""
+        return {name: value for name, value in vars(self).items() if name not in _LEARNED}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._forget()
 
     def encode(self, row: Mapping[str, Any]) -> list[EncodedExample]:
         """Encode one row of `messages`, `tools` and `reasoning`; the row itself is not changed.
@@ -116,30 +126,42 @@ class ConversationEncoder:
 
     def encode_row(self, row: Mapping[str, Any]) -> EncodedRow:
         """Encode one row and tell what had to be mended or dropped for it; see `encode`."""
-        return self.encode_conversation(normalize_row(row), row.get("chat_template_kwargs"))
+        return self._encode(normalize_row(row), row.get("chat_template_kwargs"), unchanging=False)
 
     def encode_conversation(
         self, conversation: Conversation, chat_template_kwargs: Mapping[str, Any] | None = None
     ) -> EncodedRow:
-        """Encode a row that is normalized already, with more variables for the template; see `encode`."""
+        """Encode a row that is normalized already, with more variables for the template; see `encode`.
+
+        Its tools are remembered as objects: whoever changes one after all must pass another list of other tools.
+        """
+        return self._encode(conversation, chat_template_kwargs, unchanging=True)
+
+    def _encode(
+        self, conversation: Conversation, chat_template_kwargs: Mapping[str, Any] | None, *, unchanging: bool
+    ) -> EncodedRow:
         if chat_template_kwargs is not None and not isinstance(chat_template_kwargs, Mapping):
             raise DataFormatError(
                 f"the variables for the template are of type {type(chat_template_kwargs).__name__}",
                 expected='an object such as {"enable_thinking": false}',
                 path="chat_template_kwargs",
             )
-        finder = self._finder(chat_template_kwargs or {})
-        tools = select_tools(conversation.messages, conversation.tools, self.tool_strategy, **self._tool_options)
+        finder, known = self._finder(chat_template_kwargs or {})
+        tools = self._known_tools.catalogue(conversation.tools, unchanging=unchanging)
+        if self.tool_strategy is not ToolStrategy.ALL:
+            selected = select_tools(conversation.messages, tools, self.tool_strategy, **self._tool_options)
+            tools = self._known_tools.catalogue(selected)
         messages = place_reasoning(conversation, self.reasoning, lambda: finder.habits(tools).renders_reasoning)
         require_turns(messages, self.train_on)
-        encoder = MessagesEncoder(finder, tools, self._tokenizer_for(finder.template.source(tools)), self.train_on)
+        tokenizer = self._tokenizer_for(finder.template.source(tools))
+        encoder = MessagesEncoder(finder, known, tools, tokenizer, self.train_on)
         foreign = encoder.texts_with_control_tokens(messages)
         kept, examples = self._encode_fitting(messages, lambda chosen: encoder.encode(chosen, foreign))
         return EncodedRow(
             examples,
             conversation.repairs | ({Repair.CONTROL_TOKENS} if foreign else set()),
             dropped_messages=len(messages) - len(kept),
-            shortened_results=sum(message not in messages for message in kept),
+            shortened_results=0 if kept is messages else sum(message not in messages for message in kept),
             dropped_reasoning=conversation.reasoning is not None and messages == conversation.messages,
             leaves_no_choice=self.tool_strategy is not ToolStrategy.ALL and leaves_no_choice(messages, tools),
         )
@@ -193,22 +215,32 @@ class ConversationEncoder:
     def _too_long(self, examples: Sequence[EncodedExample]) -> bool:
         return self.max_length is not None and any(len(example.input_ids) > self.max_length for example in examples)
 
-    def _finder(self, variables: Mapping[str, Any]) -> PartFinder:
+    def _finder(self, variables: Mapping[str, Any]) -> tuple[PartFinder, KnownParts]:
         """Return the finder for these variables of the template, which a row may set for itself."""
-        key = json.dumps(variables, sort_keys=True, default=str)
+        key = json.dumps(variables, sort_keys=True, default=str) if variables else "{}"
         if key not in self._finders:
             template = ChatTemplate(
                 self.processing_class,
                 chat_template=self.chat_template,
                 variables={**self.chat_template_kwargs, **variables},
+                direct=self._direct,
             )
-            self._finders[key] = PartFinder(template, *_stop_and_special_texts(self.tokenizer, self.stop_token_ids))
+            stops, special = _stop_and_special_texts(self.tokenizer, self.stop_token_ids)
+            control = [text for text in (*stops, *special) if text]
+            self._finders[key] = PartFinder(template, stops, special), KnownParts(template, control)
         return self._finders[key]
 
     def _tokenizer_for(self, source: str) -> RenderingTokenizer:
         if source not in self._tokenizers:
-            self._tokenizers[source] = RenderingTokenizer(self.tokenizer, source)
+            self._tokenizers[source] = RenderingTokenizer(self.tokenizer, source, self._chunks)
         return self._tokenizers[source]
+
+    def _forget(self) -> None:
+        self._finders: dict[str, tuple[PartFinder, KnownParts]] = {}
+        self._tokenizers: dict[str, RenderingTokenizer] = {}
+        self._known_tools = KnownTools()
+        self._direct = DirectRenderer(self._known_tools)
+        self._chunks = ChunkTokenizer(self.tokenizer)
 
 
 def _stop_and_special_texts(tokenizer: Any, stop_token_ids: Sequence[int]) -> tuple[list[str], list[str]]:

@@ -82,6 +82,11 @@ def written_forms(text: str) -> list[str]:
     return list(dict.fromkeys(forms))
 
 
+def json_forms(value: Any) -> Iterator[str]:
+    """Go over the ways in which templates write a value as JSON."""
+    return (json.dumps(value, **style) for style in _JSON_STYLES)  # type: ignore[arg-type]
+
+
 def _places(text: str, field: Field, spans: tuple[Span, ...] | None, start: int) -> list[Span]:
     """Return where a field stands behind `start`: all its brackets, or the first place that reads like it."""
     if spans is not None:
@@ -128,8 +133,7 @@ class _Arguments:
         return self._with_brackets(placed[0][0].start, end)
 
     def _find_json(self, arguments: dict[str, Any], hull: Span | None) -> Span | None:
-        for style in _JSON_STYLES:
-            written = json.dumps(arguments, **style)  # type: ignore[arg-type]
+        for written in json_forms(arguments):
             first = self.name.end if hull is None else max(0, hull.start - len(written))
             last = self.limit if hull is None else hull.end + len(written)
             at = self.text.find(written, first, last)
@@ -223,5 +227,4 @@ class _Arguments:
 
 def _value_forms(value: Any) -> list[str]:
     """Return the ways in which templates write a number, a truth value, a null, a list or an object as a whole."""
-    forms = [json.dumps(value, **style) for style in _JSON_STYLES]  # type: ignore[arg-type]
-    return list(dict.fromkeys((*forms, str(value))))
+    return list(dict.fromkeys((*json_forms(value), str(value))))

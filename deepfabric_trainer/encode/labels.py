@@ -2,9 +2,11 @@
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any
 
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from deepfabric_trainer.encode.chunks import Encoding
 from deepfabric_trainer.encode.regions import Region
 from deepfabric_trainer.encode.turns import Context, TrainedTurn
 from deepfabric_trainer.errors import TemplateError
@@ -15,20 +17,22 @@ IGNORED = -100
 """The label of a token that is not trained, as PyTorch's cross-entropy and Hugging Face's collators have it."""
 
 
-def regions_of_tokens(offsets: Sequence[tuple[int, int]], turns: Sequence[TrainedTurn]) -> list[Region]:
+def regions_of_tokens(encoding: Encoding, turns: Sequence[TrainedTurn]) -> list[Region]:
     """Return the region of each token.
 
     A token belongs to the region that holds most of its characters; format yields to a field.
 
     Args:
-        offsets (`Sequence[tuple[int, int]]`): Each token's characters in the rendering, ascending, length T.
+        encoding (`Encoding`): T tokens, with the characters in the rendering of those in the turns, ascending.
         turns (`Sequence[TrainedTurn]`): What is trained, without overlap.
     Returns:
         `list[Region]`: Length T.
     Raises:
         TemplateError: If the offsets do not ascend.
     """
-    if any(later[0] < earlier[0] for earlier, later in pairwise(offsets)):
+    offsets = encoding.offsets
+    starts = [start for start, _ in offsets]
+    if starts != sorted(starts):
         raise TemplateError(
             "the tokenizer's offsets do not ascend, so labels cannot be placed",
             expected="a fast tokenizer that keeps track of its characters",
@@ -40,14 +44,10 @@ def regions_of_tokens(offsets: Sequence[tuple[int, int]], turns: Sequence[Traine
             start, end = offsets[token]
             while position < len(pieces) and pieces[position][1].end <= start:
                 position += 1
-            most = 0.0
-            for kind, span in pieces[position:]:
-                if span.start >= end:
-                    break
-                shared = min(end, span.end) - max(start, span.start) - (0.5 if kind is Region.FORMAT else 0.0)
-                if shared > most:
-                    regions[token], most = kind, shared
-    return regions
+            kind, (first, last) = pieces[min(position, len(pieces) - 1)]
+            is_inside = first <= start < end <= last
+            regions[token] = kind if is_inside else _region_of(start, end, pieces[position:])
+    return [Region.CONTEXT] * encoding.first + regions
 
 
 def tokens_within(offsets: Sequence[tuple[int, int]], span: Span) -> range:
@@ -62,53 +62,47 @@ def tokens_within(offsets: Sequence[tuple[int, int]], span: Span) -> range:
     return range(first, last)
 
 
-def labels_of(input_ids: Sequence[int], regions: Sequence[Region]) -> list[int]:
+def labels_of(encoding: Encoding, regions: Sequence[Region]) -> list[int]:
     """Return the labels: the ids where they are trained, [`IGNORED`] elsewhere."""
-    return [IGNORED if region is Region.CONTEXT else token for token, region in zip(input_ids, regions, strict=True)]
+    first, context = encoding.first, Region.CONTEXT
+    pairs = zip(encoding.input_ids[first:], regions[first:], strict=True)
+    return [IGNORED] * first + [IGNORED if region is context else token for token, region in pairs]
 
 
-def weights_of(
-    offsets: Sequence[tuple[int, int]], turns: Sequence[TrainedTurn], messages: Sequence[Message]
-) -> list[float] | None:
+def weights_of(encoding: Encoding, turns: Sequence[TrainedTurn], messages: Sequence[Message]) -> list[float] | None:
     """Return the weight of each token; `None` when no turn has one of its own."""
     if all(messages[turn.message].get("weight", 1.0) == 1.0 for turn in turns):
         return None
-    weights = [1.0] * len(offsets)
+    weights = [1.0] * len(encoding.input_ids)
     for turn in turns:
-        for token in tokens_within(offsets, turn.span):
-            weights[token] = messages[turn.message].get("weight", 1.0)
+        for token in tokens_within(encoding.offsets, turn.span):
+            weights[encoding.first + token] = messages[turn.message].get("weight", 1.0)
     return weights
 
 
-def context_of(turn: TrainedTurn, offsets: Sequence[tuple[int, int]]) -> Context:
+def context_of(turn: TrainedTurn, encoding: Encoding) -> Context:
     """Return what a turn stands behind, now that it is known where tokens begin."""
-    first = tokens_within(offsets, turn.span).start
-    if turn.context is Context.EXACT and offsets[first][0] != turn.span.start:
+    first = tokens_within(encoding.offsets, turn.span).start
+    if turn.context is Context.EXACT and encoding.offsets[first][0] != turn.span.start:
         return Context.JOINED_TOKEN
     return turn.context
 
 
 def prove(
-    text: str,
-    input_ids: Sequence[int],
-    offsets: Sequence[tuple[int, int]],
-    regions: Sequence[Region],
-    turns: Sequence[TrainedTurn],
-    tokenizer: Any,
+    text: str, encoding: Encoding, regions: Sequence[Region], turns: Sequence[TrainedTurn], tokenizer: Any
 ) -> None:
     """Require that the trained tokens of each turn decode to the turn, and that the last of them stops it.
 
     Raises:
         TemplateError: If they do not; it shows what they decode to.
     """
+    context = Region.CONTEXT
     for turn in turns:
         path = f"messages[{turn.message}]"
-        trained = [token for token in tokens_within(offsets, turn.span) if regions[token] is not Region.CONTEXT]
-        decoded = tokenizer.decode(
-            [input_ids[position] for position in trained],
-            skip_special_tokens=False,
-            clean_up_tokenization_spaces=False,
-        )
+        places = tokens_within(encoding.offsets, turn.span)
+        within = range(encoding.first + places.start, encoding.first + places.stop)
+        trained = [token for token in within if regions[token] is not context]
+        decoded = _decode([encoding.input_ids[position] for position in trained], tokenizer)
         expected = text[turn.span.start : turn.span.end]
         if expected not in decoded and not _is_like(expected, decoded, tokenizer):
             raise TemplateError(
@@ -118,6 +112,18 @@ def prove(
             )
         if turn.stops and (not trained or regions[trained[-1]] is not Region.STOP):
             raise TemplateError("the last trained token does not stop the turn", path=path)
+
+
+def _region_of(start: int, end: int, pieces: Sequence[tuple[Region, Span]]) -> Region:
+    """Return the region that holds most characters of a token, format yielding to others."""
+    region, most = Region.CONTEXT, 0.0
+    for kind, span in pieces:
+        if span.start >= end:
+            break
+        shared = min(end, span.end) - max(start, span.start) - (0.5 if kind is Region.FORMAT else 0.0)
+        if shared > most:
+            region, most = kind, shared
+    return region
 
 
 def _pieces(turn: TrainedTurn) -> list[tuple[Region, Span]]:
@@ -131,6 +137,14 @@ def _pieces(turn: TrainedTurn) -> list[tuple[Region, Span]]:
     if position < turn.span.end:
         pieces.append((Region.FORMAT, Span(position, turn.span.end)))
     return pieces
+
+
+def _decode(ids: list[int], tokenizer: Any) -> str:
+    kind = type(tokenizer)
+    if kind.decode is PreTrainedTokenizerBase.decode and kind._decode is PreTrainedTokenizerFast._decode:
+        # What that comes to for a list of ids.
+        return str(tokenizer.backend_tokenizer.decode(ids, skip_special_tokens=False))
+    return str(tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
 
 def _is_like(expected: str, decoded: str, tokenizer: Any) -> bool:

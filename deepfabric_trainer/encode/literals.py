@@ -6,7 +6,7 @@ from typing import Any
 from deepfabric_trainer.encode.fields import written_forms
 from deepfabric_trainer.encode.tokens import RenderingTokenizer
 from deepfabric_trainer.schema import Message, Tool
-from deepfabric_trainer.template import Rendering, Span
+from deepfabric_trainer.template import Catalogue, KnownTool, Rendering, Span
 
 
 def texts_with_control_tokens(
@@ -14,7 +14,10 @@ def texts_with_control_tokens(
 ) -> set[str]:
     """Return the texts of others than the assistant that hold control tokens of the chat template."""
     contents = (message["content"] for message in messages if message["role"] != "assistant")
-    return {text for text in (*contents, *_strings(tools)) if tokenizer.control_tokens(text)}
+    found = {text for text in contents if tokenizer.control.search(text)}
+    if isinstance(tools, Catalogue):
+        return found.union(*(_texts_of(tool, tokenizer) for tool in tools.known))
+    return found | {text for text in _strings(tools) if tokenizer.control.search(text)}
 
 
 def find_literals(
@@ -53,6 +56,16 @@ def find_literals(
             if not literal or span.start >= literal[-1].end:
                 literal.append(span)
     return literal
+
+
+def _texts_of(tool: KnownTool, tokenizer: RenderingTokenizer) -> frozenset[str]:
+    """Return the texts of a tool that hold control tokens."""
+    key = tokenizer.control.pattern
+    found = tool.control_texts.get(key)
+    if found is None:
+        found = frozenset(text for text in _strings(tool.tool) if tokenizer.control.search(text))
+        tool.control_texts[key] = found
+    return found
 
 
 def _occurrences(text: str, forms: Sequence[str]) -> Iterator[Span]:

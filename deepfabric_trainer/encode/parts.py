@@ -14,15 +14,22 @@ from deepfabric_trainer.encode.regions import Region
 from deepfabric_trainer.encode.turns import Context, Prompts, Stops, TrainedTurn, find_turn
 from deepfabric_trainer.errors import TemplateError
 from deepfabric_trainer.schema import Message, Tool
-from deepfabric_trainer.template import ChatTemplate, FieldKind, Habits, Rendering, Span
+from deepfabric_trainer.template import Catalogue, ChatTemplate, FieldKind, Habits, KnownTool, Rendering, Span
 
 
 @dataclass(frozen=True)
 class Part:
-    """One sequence to train on: a rendering, and the turns that it trains (at least one)."""
+    """One sequence to train on.
+
+    Args:
+        rendering (`Rendering`): Of the conversation or its beginning.
+        turns (`tuple[TrainedTurn, ...]`): What it trains; at least one.
+        length (`int`): The messages that are rendered.
+    """
 
     rendering: Rendering
     turns: tuple[TrainedTurn, ...]
+    length: int
 
 
 @dataclass(frozen=True)
@@ -95,7 +102,7 @@ class PartFinder:
             if turns:
                 if rendering is not whole:
                     check_context(rendering, messages[:length], tools)
-                parts.append(Part(rendering, tuple(turns)))
+                parts.append(Part(rendering, tuple(turns), length))
             pending = [own for own in pending if found[own.turn.message] is None]
         return parts
 
@@ -151,9 +158,12 @@ def check_context(rendering: Rendering, messages: Sequence[Message], tools: Sequ
         TemplateError: If the template left one out without a word; it names the field.
     """
     context = _without_assistant(rendering, messages) if tools else ""
+    known = tools.known if isinstance(tools, Catalogue) else ()
     for number, tool in enumerate(tools or []):
-        for text, path in _texts_of(tool):
-            if text not in context and not any(form in context for form in written_forms(text)):
+        if known and shows_as_written(known[number], context):
+            continue
+        for text, path in texts_of(tool):
+            if not stands_in(text, context):
                 raise TemplateError(
                     f"the chat template leaves out {text!r} of the tool {tool['function']['name']!r}",
                     expected="a template that renders the tools of a row",
@@ -169,6 +179,19 @@ def check_context(rendering: Rendering, messages: Sequence[Message], tools: Sequ
                 fix="use a chat template with a place for this role (`chat_template_path`), or remove the message",
                 path=field.path,
             )
+
+
+def shows_as_written(tool: KnownTool, context: str) -> bool:
+    """Tell whether a text holds a tool as the template has written it out, with all that a model must see of it."""
+    return any(text in context and shows_all(tool, text) for text in tool.written.values())
+
+
+def shows_all(tool: KnownTool, written: str) -> bool:
+    """Tell whether a tool, written out as a whole, holds all that a model must see of it."""
+    found = tool.shows_all.get(written)
+    if found is None:
+        found = tool.shows_all[written] = all(stands_in(text, written) for text, _ in texts_of(tool.tool))
+    return found
 
 
 def check_assistant(rendering: Rendering, messages: Sequence[Message]) -> int:
@@ -190,7 +213,7 @@ def check_assistant(rendering: Rendering, messages: Sequence[Message]) -> int:
     return len(lost)
 
 
-def _texts_of(tool: Tool) -> Iterator[tuple[str, str]]:
+def texts_of(tool: Tool) -> Iterator[tuple[str, str]]:
     """Go over what a model must see of a tool: its name, its description's first line, its parameters' names."""
     function = tool["function"]
     yield function["name"], ""
@@ -200,6 +223,11 @@ def _texts_of(tool: Tool) -> Iterator[tuple[str, str]]:
     properties = (function.get("parameters") or {}).get("properties")
     for name in properties if isinstance(properties, dict) else ():
         yield name, f".function.parameters.properties.{name}"
+
+
+def stands_in(text: str, context: str) -> bool:
+    """Tell whether a text stands in another, in any of the forms in which templates write it."""
+    return text in context or any(form in context for form in written_forms(text))
 
 
 def _lacks(rendering: Rendering, text: str, spans: tuple[Span, ...] | None) -> bool:

@@ -4,11 +4,9 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from deepfabric_trainer.encode.chunks import ChunkTokenizer, Encoding
 from deepfabric_trainer.errors import TemplateError
 from deepfabric_trainer.template import Span
-
-Encoding = tuple[list[int], list[tuple[int, int]]]
-"""Token ids, and for each the characters that it stands for."""
 
 
 class RenderingTokenizer:
@@ -18,38 +16,42 @@ class RenderingTokenizer:
         tokenizer (`PreTrainedTokenizerBase`): A fast tokenizer.
         source (`str`): The template. Its control tokens are the tokenizer's special tokens, and those of its other
             added tokens that the template writes, as in the option `sanitize_control_tokens` of `apply_chat_template`.
+        chunks (`ChunkTokenizer`, *optional*): Of the tokenizer, shared with other templates, if there are any.
     """
 
-    def __init__(self, tokenizer: Any, source: str) -> None:
+    def __init__(self, tokenizer: Any, source: str, chunks: ChunkTokenizer | None = None) -> None:
         self.tokenizer = tokenizer
+        self._chunks = chunks or ChunkTokenizer(tokenizer)
         control = {
             token.content
             for token in tokenizer.added_tokens_decoder.values()
             if token.special or (token.content in source and not token.content.isspace())
         }
-        self._control = re.compile("|".join(map(re.escape, sorted(control, key=len, reverse=True))) or "(?!)")
+        self.control = re.compile("|".join(map(re.escape, sorted(control, key=len, reverse=True))) or "(?!)")
 
     def control_tokens(self, text: str) -> list[Span]:
         """Return where control tokens stand in a text."""
-        return [Span(*match.span()) for match in self._control.finditer(text)]
+        return [Span(*match.span()) for match in self.control.finditer(text)]
 
-    def encode(self, text: str, literal: Sequence[Span] = ()) -> Encoding:
+    def encode(self, text: str, literal: Sequence[Span] = (), *, start: int = 0) -> Encoding:
         """Return the tokens of a text, in which the given spans are plain text whatever they look like.
+
+        The characters of tokens that end before `start` may be left out.
 
         Raises:
             TemplateError: If the tokenizer makes a control token of the plain text.
         """
         if not literal:
-            return self._encode(text)
+            return self._chunks.encode(text, start)
         ids: list[int] = []
         offsets: list[tuple[int, int]] = []
-        for (start, end), is_literal in _pieces(len(text), literal):
-            more, places = self._encode_piece(text[start:end], is_literal)
+        for (begin, end), is_literal in _pieces(len(text), literal):
+            more, places = self._encode_piece(text[begin:end], is_literal)
             ids += more
-            offsets += [(start + first, start + last) for first, last in places]
-        return ids, offsets
+            offsets += [(begin + first, begin + last) for first, last in places]
+        return Encoding(ids, offsets)
 
-    def _encode_piece(self, piece: str, is_literal: bool) -> Encoding:
+    def _encode_piece(self, piece: str, is_literal: bool) -> tuple[list[int], list[tuple[int, int]]]:
         # Some tokenizers put a space before the first word of what they are given; behind a newline none does.
         newline, _ = self._encode("\n")
         ids, offsets = self._encode_literal("\n" + piece) if is_literal else self._encode("\n" + piece)
@@ -58,11 +60,11 @@ class RenderingTokenizer:
             return ids, offsets
         return ids[len(newline) :], [(start - 1, end - 1) for start, end in offsets[len(newline) :]]
 
-    def _encode(self, text: str) -> Encoding:
-        encoding = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        return encoding["input_ids"], encoding["offset_mapping"]
+    def _encode(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        encoding = self._chunks.encode_whole(text)
+        return encoding.input_ids, encoding.offsets
 
-    def _encode_literal(self, text: str) -> Encoding:
+    def _encode_literal(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Run the tokenizer's steps without the one that takes added tokens out."""
         backend = self.tokenizer.backend_tokenizer
         normalized = backend.normalizer.normalize_str(text) if backend.normalizer is not None else text

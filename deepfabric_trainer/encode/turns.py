@@ -133,18 +133,26 @@ class Prompts:
     @cached_property
     def usual(self) -> str | None:
         """The prompt as the template renders it; `None` when it renders none."""
-        return self._render(add_generation_prompt=True)
+        if self.habits.appended is None:
+            return self._render(add_generation_prompt=True)
+        return None if self._history is None else self._history + self.habits.appended[0]
 
     @cached_property
     def switched(self) -> tuple[str, ...]:
         """The prompts with reasoning switched on or off, where the template has switches."""
+        if self.habits.appended is not None:
+            return () if self._history is None else tuple(self._history + end for end in self.habits.appended[1])
         prompts = (self._render(add_generation_prompt=True, **switch) for switch in self.habits.switches)
         return tuple(prompt for prompt in prompts if prompt is not None)
 
-    @cached_property
+    @property
     def history(self) -> str:
         """The messages before the turn without a generation prompt; empty when the template refuses them."""
-        return self._render() or ""
+        return self._history or ""
+
+    @cached_property
+    def _history(self) -> str | None:
+        return self._render()
 
     def matching(self, text: str, *, reasons: bool) -> str | None:
         """Return the prompt that a rendering goes on from, `None` when there is none.

@@ -44,8 +44,7 @@ def has_brackets(text: str) -> bool:
 
 def take_out(text: str) -> Bracketed:
     """Take the brackets out of a text. A bracket without its partner leaves no span."""
-    if "\\ud" in text or "\\U0010" in text:
-        text = _ESCAPED.sub(_unescape, text)
+    text = unescape(text)
     pieces: list[str] = []
     length = position = 0
     opened: dict[int, int] = {}
@@ -54,7 +53,7 @@ def take_out(text: str) -> Bracketed:
         pieces.append(text[position : match.start()])
         length += match.start() - position
         position = match.end()
-        closes, number = divmod(ord(match[0]) - _OPENING, _CLOSING - _OPENING)
+        closes, number = _read(match[0])
         if not closes:
             opened[number] = length
             continue
@@ -63,6 +62,38 @@ def take_out(text: str) -> Bracketed:
             spans.setdefault(number, []).append(Span(start, length))
     pieces.append(text[position:])
     return Bracketed("".join(pieces), spans)
+
+
+def unescape(text: str) -> str:
+    """Undo what filters have escaped of the brackets in a text."""
+    return _ESCAPED.sub(_unescape, text) if "\\ud" in text or "\\U0010" in text else text
+
+
+def split_at_brackets(text: str) -> list[tuple[str, int | None]] | None:
+    """Cut a text, whose brackets are not escaped, at its brackets.
+
+    Returns:
+        `list[tuple[str, int | None]]`, *optional*: The pieces, none of them empty, each with the number of the
+        brackets that it stands between. `None` where brackets stand in brackets or have no partner.
+    """
+    pieces: list[tuple[str, int | None]] = []
+    position, inside = 0, None
+    for match in _BRACKET.finditer(text):
+        if match.start() > position:
+            pieces.append((text[position : match.start()], inside))
+        position = match.end()
+        closes, number = _read(match[0])
+        if inside != (number if closes else None):
+            return None
+        inside = None if closes else number
+    if position < len(text):
+        pieces.append((text[position:], inside))
+    return pieces if inside is None else None
+
+
+def _read(character: str) -> tuple[int, int]:
+    """Return whether a bracket closes, and its number."""
+    return divmod(ord(character) - _OPENING, _CLOSING - _OPENING)
 
 
 def _unescape(match: re.Match[str]) -> str:

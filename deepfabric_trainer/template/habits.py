@@ -7,6 +7,7 @@ from functools import cached_property
 
 from deepfabric_trainer.errors import TemplateError
 from deepfabric_trainer.schema import Message, Tool
+from deepfabric_trainer.template.appended import appends_prompt
 from deepfabric_trainer.template.rendering import ChatTemplate
 
 _QUESTION, _ANSWER, _THOUGHT = "a probing question", "a probing answer", "a probing thought"
@@ -63,6 +64,24 @@ class Habits:
         """The settings of inference that switch reasoning on and off, as far as the template reads them."""
         source = self.template.source(self.tools)
         return tuple(switch for switch in _SWITCHES if re.search(rf"\b{next(iter(switch))}\b", source))
+
+    @cached_property
+    def appended(self) -> tuple[str, tuple[str, ...]] | None:
+        """What the template appends to any conversation for its prompt, and with each switch; `None` if it does else.
+
+        That it is the same for any conversation is read from the template; what it is, a probe shows.
+        """
+        names = frozenset(name for switch in self.switches for name in switch)
+        if "add_generation_prompt" in self.template.variables:
+            return None
+        if not appends_prompt(self.template.source(self.tools), names):
+            return None
+        plain = self._render(self._question)
+        asked = [self._render(self._question, add_generation_prompt=True, **more) for more in ({}, *self.switches)]
+        if not plain or not all(text.startswith(plain) for text in asked):
+            return None
+        usual, *switched = [text[len(plain) :] for text in asked]
+        return usual, tuple(switched)
 
     def _turn(self, thought: str | None) -> str:
         """Return what stands behind a probe's question: the rest of its message, and the turn; empty if refused."""

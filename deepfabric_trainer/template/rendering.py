@@ -9,7 +9,9 @@ import jinja2
 from deepfabric_trainer.errors import ConfigError, TemplateError
 from deepfabric_trainer.schema import Message, Tool
 from deepfabric_trainer.template.brackets import Span, has_brackets, take_out
+from deepfabric_trainer.template.catalogue import KnownTools
 from deepfabric_trainer.template.dialect import Dialect, choose_dialect
+from deepfabric_trainer.template.direct import DirectRenderer
 from deepfabric_trainer.template.marks import Field, Marking, bracket_fields
 
 _REFUSALS = (jinja2.TemplateError, TypeError, ValueError, KeyError, IndexError, AttributeError, RecursionError)
@@ -50,6 +52,7 @@ class ChatTemplate:
         processing_class (`PreTrainedTokenizerBase` or `ProcessorMixin`): Whose `apply_chat_template` is the truth.
         chat_template (`str`, *optional*): Another template, or the name of one in a dictionary of templates.
         variables (`Mapping[str, Any]`, *optional*): More variables for the template, such as `enable_thinking`.
+        direct (`DirectRenderer`, *optional*): Shared with other templates, if there are any.
     Raises:
         ConfigError: If the tokenizer has no chat template.
     """
@@ -60,12 +63,14 @@ class ChatTemplate:
         *,
         chat_template: str | None = None,
         variables: Mapping[str, Any] | None = None,
+        direct: DirectRenderer | None = None,
     ) -> None:
         self.processing_class = processing_class
         self.tokenizer = getattr(processing_class, "tokenizer", processing_class)
         self.variables = dict(variables or {})
         self._chosen = chat_template
         self._dialects: dict[str, Dialect] = {}
+        self._direct = direct or DirectRenderer(KnownTools())
         if chat_template is None and not getattr(processing_class, "chat_template", None):
             raise ConfigError(
                 f"the tokenizer {type(self.tokenizer).__name__} has no chat template",
@@ -134,19 +139,28 @@ class ChatTemplate:
                 )
         return Rendering(text, tuple((field, None) for field in bracket_fields(messages)[1]))
 
+    def render_marked(
+        self, messages: Sequence[Message], tools: Sequence[Tool] | None
+    ) -> tuple[str, dict[int, set[Any]]] | None:
+        """Render with the tools between brackets; see [`DirectRenderer.render_marked`]."""
+        spoken = [self.dialect(tools)(message) for message in messages]
+        return self._direct.render_marked(self.processing_class, self.source(tools), spoken, tools, self.variables)
+
     def _render(
         self, dialect: Dialect, messages: Sequence[Message], tools: Sequence[Tool] | None, **variables: Any
     ) -> str:
-        try:
+        spoken = [dialect(message) for message in messages]
+        source, given = self.source(tools), {**self.variables, **variables}
+
+        def public() -> str:
             return str(
                 self.processing_class.apply_chat_template(
-                    [dialect(message) for message in messages],
-                    tools=list(tools) if tools else None,
-                    chat_template=self.source(tools),
-                    tokenize=False,
-                    **{**self.variables, **variables},
+                    spoken, tools=list(tools) if tools else None, chat_template=source, tokenize=False, **given
                 )
             )
+
+        try:
+            return self._direct.render(self.processing_class, source, spoken, tools, given, public)
         except _REFUSALS as error:
             raise TemplateError(
                 f"the chat template refuses the conversation: {error}",

@@ -1,0 +1,271 @@
+r"""Tokenizing texts that repeat, such as renderings of one tool catalogue: what was tokenized before is remembered.
+
+A text is cut behind line ends, in front of a visible ASCII character. The pre-tokenizers of byte-level tokenizers end
+a word there, whatever stands around it, so that the tokens of the whole are those of its chunks; no token is made over
+the border of two words. Whether a tokenizer is of that kind is read from its parts and tried on all pairs of
+characters; and the first texts and a sample of the others are compared with the tokens of the whole.
+"""
+
+import itertools
+import json
+import logging
+import re
+from array import array
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+logger = logging.getLogger(__name__)
+
+_VISIBLE = [chr(code) for code in range(33, 127) if chr(code) != "/"]
+"""What may stand behind a cut. Some tokenizers join a slash to the line end before it."""
+_CUTS = (re.compile(r"\n(?=[!-.0-~])"), re.compile(r"(?<=\S)\n(?=[!-.0-~])"))
+"""Behind any line end, or only behind one that ends a line that does not end in white space."""
+_FIRST, _EVERY = 8, 256
+"""Texts that are compared with the tokens of the whole: so many at first, then each of so many."""
+_SHORTEST_TEXT = 256
+_SHORTEST, _SHORT = 48, 96
+"""Characters of a chunk that is looked up wherever it stands, and at most of one between two that were found."""
+_LONG = 1024
+"""Characters of a beginning that is remembered as a whole."""
+_MOST_CHUNKS, _MOST_CHARACTERS, _MOST_SEEN = 16384, 4 * 2**20, 16384
+_NORMALIZERS = ("NFC", "NFD", "NFKC", "NFKD")
+"""They change nothing around a line end with a visible ASCII character behind it."""
+_NOT_LOCAL = re.compile(r"\(\?<|\\[bBAGzZK]|[\^$]")
+"""Of a regular expression: what looks at the text before a match, or at where the text begins and ends."""
+_SET = re.compile(r"\[\^?\]?(?:\\.|[^\]\\])*\]")
+_PROBES = "é\u3000日\u0301\u2028\x00/𝄞"
+
+
+class Encoding(NamedTuple):
+    """The tokens of a text.
+
+    Args:
+        input_ids (`list[int]`): All of them, length T.
+        offsets (`list[tuple[int, int]]`): The characters of those from `first` on, length T - first.
+        first (`int`): How many stand before them.
+    """
+
+    input_ids: list[int]
+    offsets: list[tuple[int, int]]
+    first: int = 0
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    input_ids: list[int]
+    starts: "array[int]"
+    ends: "array[int]"
+
+    def places(self, position: int) -> list[tuple[int, int]]:
+        return [(start + position, end + position) for start, end in zip(self.starts, self.ends, strict=True)]
+
+
+class _Building:
+    """The tokens of a text as far as it was gone over.
+
+    Args:
+        start (`int`): Where in the text the characters of tokens begin to matter.
+    """
+
+    def __init__(self, start: int) -> None:
+        self.ids: list[int] = []
+        self._start = start
+        self._offsets: list[tuple[int, int]] = []
+        self._first = 0
+
+    def encoding(self) -> Encoding:
+        return Encoding(self.ids, self._offsets, self._first)
+
+    def skip(self, input_ids: list[int]) -> None:
+        self.ids += input_ids
+        self._first += len(input_ids)
+
+    def add_chunk(self, chunk: _Chunk, position: int, end: int) -> None:
+        if end <= self._start and not self._offsets:
+            self.skip(chunk.input_ids)
+        else:
+            self.ids += chunk.input_ids
+            self._offsets += chunk.places(position)
+
+    def add_encoding(self, encoding: Any, position: int, end: int) -> None:
+        if end <= self._start and not self._offsets:
+            self.skip(encoding.ids)
+        else:
+            self.ids += encoding.ids
+            self._offsets += [(start + position, last + position) for start, last in encoding.offsets]
+
+
+class ChunkTokenizer:
+    """Tokenizes texts as a tokenizer does, without special tokens of its own, and remembers chunks of them.
+
+    Args:
+        tokenizer (`PreTrainedTokenizerBase`): A fast tokenizer.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._tried = False
+        self._cut: re.Pattern[str] | None = None
+        self._texts = 0
+        self._chunks: OrderedDict[str, _Chunk] = OrderedDict()
+        self._characters = 0
+        self._seen: set[int] = set()
+        self._last = ""
+        self._beginning: tuple[str, list[int]] = ("", [])
+
+    def encode(self, text: str, start: int = 0) -> Encoding:
+        """Return the tokens of a text, with the characters of those behind `start` at least."""
+        cut = self._find_cut() if len(text) >= _SHORTEST_TEXT else None
+        if cut is None:
+            return self.encode_whole(text)
+        found = self._encode(text, start, cut)
+        self._texts += 1
+        if self._texts <= _FIRST or self._texts % _EVERY == 0:
+            whole = self.encode_whole(text)
+            if found != (whole.input_ids, whole.offsets[found.first :], found.first):
+                self._cut = None
+                self._chunks.clear()
+                self._beginning = "", []
+                logger.warning(
+                    "the tokens of a text differ from the tokens of its lines, so whole texts are tokenized from now "
+                    "on, which takes longer"
+                )
+            return whole
+        return found
+
+    def encode_whole(self, text: str) -> Encoding:
+        """Return the tokens of a text, with the characters of each."""
+        encoding = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        return Encoding(encoding["input_ids"], encoding["offset_mapping"])
+
+    def _encode(self, text: str, start: int, cut: re.Pattern[str]) -> Encoding:
+        building = _Building(start)
+        pending = position = 0
+        if len(self._beginning[0]) <= start and text.startswith(self._beginning[0]):
+            building.skip(self._beginning[1])
+            pending = position = len(self._beginning[0])
+        unbroken, reach = not position, (0, 0)
+        for match in cut.finditer(text, position):
+            end = match.end()
+            if end - position >= _SHORTEST:
+                chunk = self._look_up(text[position:end])
+                if chunk is not None:
+                    between = self._look_up(text[pending:position]) if 0 < position - pending <= _SHORT else None
+                    if between is not None:
+                        building.add_chunk(between, pending, position)
+                    elif pending < position:
+                        building.add_encoding(self._run(text[pending:position]), pending, position)
+                        unbroken = False
+                    building.add_chunk(chunk, position, end)
+                    pending = end
+                    if unbroken:
+                        reach = end, len(building.ids)
+            position = end
+        if pending < len(text):
+            building.add_encoding(self._run(text[pending:]), pending, len(text))
+        if reach[0] >= _LONG:
+            self._remember(text[: reach[0]], building.ids[: reach[1]])
+        return building.encoding()
+
+    def _remember(self, beginning: str, input_ids: list[int]) -> None:
+        """Remember a beginning of two texts in a row, so that its chunks need not be looked up one by one."""
+        if beginning == self._last:
+            self._beginning = beginning, input_ids
+        self._last = beginning
+
+    def _look_up(self, piece: str) -> _Chunk | None:
+        """Return a chunk that was seen before; one that is seen for the first time is only remembered as such."""
+        chunk = self._chunks.get(piece)
+        if chunk is not None:
+            self._chunks.move_to_end(piece)
+            return chunk
+        key = hash(piece)
+        if key not in self._seen:
+            if len(self._seen) >= _MOST_SEEN:
+                self._seen.clear()
+            self._seen.add(key)
+            return None
+        encoding = self._run(piece)
+        offsets = encoding.offsets
+        chunk = _Chunk(
+            encoding.ids, array("i", [start for start, _ in offsets]), array("i", [end for _, end in offsets])
+        )
+        self._chunks[piece] = chunk
+        self._characters += len(piece)
+        while self._characters > _MOST_CHARACTERS or len(self._chunks) > _MOST_CHUNKS:
+            self._characters -= len(self._chunks.popitem(last=False)[0])
+        return chunk
+
+    def _run(self, piece: str) -> Any:
+        return self._tokenizer.backend_tokenizer.encode(piece, add_special_tokens=False)
+
+    def _find_cut(self) -> re.Pattern[str] | None:
+        if not self._tried:
+            self._tried, self._cut = True, find_cut(self._tokenizer)
+        if self._cut is None:
+            return None
+        backend = self._tokenizer.backend_tokenizer
+        # A call with truncation or padding leaves them behind.
+        is_plain = backend.truncation is None and backend.padding is None and not backend.encode_special_tokens
+        return self._cut if is_plain else None
+
+
+def find_cut(tokenizer: Any) -> re.Pattern[str] | None:
+    """Return where texts may be cut so that their tokens are those of the chunks, `None` if that cannot be told."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None or any("\n" in token.content or token.lstrip for token in _added_tokens(tokenizer)):
+        return None
+    if type(backend.model).__name__ != "BPE" or backend.model.dropout:
+        return None
+    normalizer, pre_tokenizer = _state(backend.normalizer), _state(backend.pre_tokenizer)
+    if normalizer is not None and normalizer["type"] not in _NORMALIZERS:
+        return None
+    steps = [] if pre_tokenizer is None else pre_tokenizer.get("pretokenizers", [pre_tokenizer])
+    if not steps or not all(_is_local(step) for step in steps) or steps[-1]["type"] != "ByteLevel":
+        return None
+    # What follows the first step works inside the words that it makes.
+    first = backend.pre_tokenizer if len(steps) == 1 else backend.pre_tokenizer[0]
+    return next((cut for cut in _CUTS if _makes_no_difference(cut, first)), None)
+
+
+def _added_tokens(tokenizer: Any) -> list[Any]:
+    return list(tokenizer.added_tokens_decoder.values())
+
+
+def _state(part: Any) -> dict[str, Any] | None:
+    return None if part is None else dict(json.loads(part.__getstate__()))
+
+
+def _is_local(step: dict[str, Any]) -> bool:
+    """Tell whether a step of a pre-tokenizer finds words from left to right, by nothing that stands before them."""
+    if step["type"] == "ByteLevel":
+        return not step["add_prefix_space"]
+    if step["type"] == "Digits":
+        return True
+    if step["type"] != "Split" or step["behavior"] not in ("Isolated", "Removed"):
+        return False
+    pattern = step["pattern"].get("Regex")
+    return pattern is None or not _NOT_LOCAL.search(_SET.sub("", pattern))
+
+
+def _makes_no_difference(cut: re.Pattern[str], step: Any) -> bool:
+    """Tell whether a step of a pre-tokenizer ends a word at every cut, and finds the same words without what follows.
+
+    Tried on all visible characters behind a cut and on many texts before it.
+    """
+    pairs = itertools.product(" \t\n\ra1}é", repeat=2)
+    for before in dict.fromkeys([*_PROBES, *_VISIBLE, *map("".join, pairs)]):
+        line = f"a {before}\n"
+        text, places = "", []
+        for behind in _VISIBLE:
+            if cut.search(line + behind):
+                places.append(len(text))
+                text += f"{line}{behind}\n\n"
+        if not places:
+            continue
+        alone = [word for _, word in step.pre_tokenize_str(line)]
+        words = {word for _, word in step.pre_tokenize_str(text)}
+        if not all((place + start, place + end) in words for place in places for start, end in alone):
+            return False
+    return True
