@@ -154,6 +154,18 @@ def test_rows_that_cannot_be_trained_on_stop_a_lazy_run_or_are_left_out_of_it(
     assert [json.loads(line)["row"] for line in rejected] == [5]
 
 
+def test_what_a_lazy_run_repairs_is_said_once(make_trainer: Run, caplog: pytest.LogCaptureFixture) -> None:
+    rows = rows_of_two_catalogues()
+    for row in rows:
+        for message in row["messages"]:
+            for made in message.get("tool_calls", []):
+                made["function"]["arguments"] = json.dumps(made["function"]["arguments"])
+    trainer = make_trainer(rows, preparation="lazy")
+    with caplog.at_level(logging.WARNING, "deepfabric_trainer"):
+        assert len(list(trainer.get_train_dataloader())) == 4
+    assert len([message for message in caplog.messages if "arguments came as JSON text" in message]) == 1
+
+
 @pytest.mark.slow
 def test_a_resumed_run_is_the_run_that_was_not_interrupted(make_trainer: Run) -> None:
     rows = rows_of_two_catalogues()

@@ -1,14 +1,21 @@
 """Datasets of rows to datasets of encoded examples."""
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+import os
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from datasets import Dataset, Features, IterableDataset
 
 from deepfabric_trainer.encode import ConversationEncoder, Truncation
 from deepfabric_trainer.errors import DataFormatError
+from deepfabric_trainer.prepare.accounts import read_accounts
+from deepfabric_trainer.prepare.cache import cache_file_for, fingerprint_of
+from deepfabric_trainer.prepare.forked import inherited
+from deepfabric_trainer.prepare.pages import give_back_pages
+from deepfabric_trainer.prepare.reading import RowReader
 from deepfabric_trainer.prepare.report import (
     OnInvalid,
     PreparationReport,
@@ -18,17 +25,16 @@ from deepfabric_trainer.prepare.report import (
     settle,
     write_rejected,
 )
-from deepfabric_trainer.prepare.rows import (
-    ACCOUNT_FEATURES,
-    EXAMPLE_FEATURES,
-    columns_of,
-    example_columns,
-    prepare_row,
-)
+from deepfabric_trainer.prepare.rows import PreparedRow, RowPreparer
+from deepfabric_trainer.prepare.writing import ACCOUNT_FEATURES, EXAMPLE_FEATURES, example_columns, table_of
 from deepfabric_trainer.validate import Rule
-from deepfabric_trainer.validate.control_tokens import ControlTokens, control_tokens_of
+from deepfabric_trainer.validate.control_tokens import control_tokens_of
 
 logger = logging.getLogger(__name__)
+
+_BATCH = 256
+"""Rows that are written at once: enough to compare their tools all together, few enough to be held in memory."""
+_STREAM_BATCH = 16
 
 
 def prepare_dataset(
@@ -90,25 +96,30 @@ def encode_dataset(
     Returns:
         `tuple[Dataset, PreparationReport]`: The examples in the order of the rows, and the account.
     """
-    mapped = dataset.map(
-        _encode_rows,
-        batched=True,
-        batch_size=64,
-        with_indices=True,
-        fn_kwargs={"encoder": encoder, "tokens": control_tokens_of(encoder.processing_class), "check": check},
-        remove_columns=dataset.column_names,
-        features=Features({**EXAMPLE_FEATURES, **ACCOUNT_FEATURES}),
-        num_proc=num_proc,
-        desc=f"Encoding {name} dataset",
-    )
-    account = mapped.select_columns(list(ACCOUNT_FEATURES)).to_list()
-    report = PreparationReport.from_account(account, len(dataset))
-    if report.rejected:
-        mapped = mapped.select([number for number, entry in enumerate(account) if not entry["rejected"]])
-    columns = list(EXAMPLE_FEATURES)
-    if not any(mapped["weights"]):
-        columns.remove("weights")
-    return mapped.select_columns(columns), report
+    # Other formats than Python's values are the user's own, and their rows are what he sees.
+    is_plain = dataset.format["type"] is None
+    fingerprint = fingerprint_of(dataset, encoder, check=check)
+    encoding = _Encoding(encoder, dataset.features, check, [file["filename"] for file in dataset.cache_files])
+    with inherited(encoding, num_proc) as function:
+        mapped = (dataset.with_format("arrow") if is_plain else dataset).map(
+            function,
+            batched=True,
+            batch_size=_BATCH,
+            with_indices=True,
+            remove_columns=dataset.column_names,
+            features=Features({**EXAMPLE_FEATURES, **ACCOUNT_FEATURES}),
+            num_proc=num_proc,
+            new_fingerprint=fingerprint,
+            cache_file_name=cache_file_for(dataset, fingerprint),
+            desc=f"Encoding {name} dataset",
+        )
+    if is_plain:
+        mapped = mapped.with_format(None)
+    accounts = read_accounts(mapped.select_columns(list(ACCOUNT_FEATURES)))
+    if accounts.kept is not None:
+        mapped = mapped.select(accounts.kept)
+    columns = [column for column in EXAMPLE_FEATURES if column != "weights" or accounts.have_weights]
+    return mapped.select_columns(columns), PreparationReport.from_accounts(accounts, len(dataset))
 
 
 def stream_dataset(
@@ -128,20 +139,14 @@ def stream_dataset(
     """
     drops = parse_on_invalid(on_invalid) is OnInvalid.DROP
     columns = dataset.column_names or list(next(iter(dataset)))
+    left_out = set(Rule) if drops else {*tolerated, *tolerated_by(encoder)}
     return dataset.map(
-        _encode_stream,
+        _StreamEncoding(_Encoding(encoder, None, check), left_out, name),
         batched=True,
-        batch_size=16,
+        batch_size=_STREAM_BATCH,
         with_indices=True,
         remove_columns=columns,
         features=Features(EXAMPLE_FEATURES),
-        fn_kwargs={
-            "encoder": encoder,
-            "tokens": control_tokens_of(encoder.processing_class),
-            "check": check,
-            "tolerated": set(Rule) if drops else {*tolerated, *tolerated_by(encoder)},
-            "name": name,
-        },
     )
 
 
@@ -150,41 +155,57 @@ def tolerated_by(encoder: ConversationEncoder) -> tuple[Rule, ...]:
     return (Rule.TOO_LONG,) if encoder.truncation is Truncation.DROP else ()
 
 
-def _encode_rows(
-    batch: Mapping[str, list[Any]],
-    indices: list[int],
-    encoder: ConversationEncoder,
-    tokens: ControlTokens,
-    check: bool,
-) -> dict[str, list[Any]]:
-    numbered = zip(indices, _rows(batch), strict=True)
-    return columns_of([(number, prepare_row(number, row, encoder, tokens, check=check)) for number, row in numbered])
+class _Encoding:
+    """Encodes batches of rows; each process has one, which remembers the tools that it has seen.
+
+    Args:
+        encoder (`ConversationEncoder`): Encodes them.
+        features (`Features`, *optional*): Of the dataset, if its batches may be Arrow tables.
+        check (`bool`): Whether rows that break a rule are rejected.
+        files (`Collection[str]`, *optional*): The files that hold the rows, whose pages are not held in memory.
+    """
+
+    def __init__(
+        self, encoder: ConversationEncoder, features: Features | None, check: bool, files: Collection[str] = ()
+    ) -> None:
+        self._reader = RowReader(features)
+        self._preparer = RowPreparer(encoder, control_tokens_of(encoder.processing_class), check=check)
+        self._files = {os.path.realpath(file) for file in files}
+
+    def __call__(self, batch: Any, indices: list[int]) -> pa.Table:
+        table = table_of(self.prepare(batch, indices))
+        give_back_pages(self._files)
+        return table
+
+    def prepare(self, batch: Any, indices: list[int]) -> Iterator[tuple[int, PreparedRow]]:
+        """Give what becomes of the rows of a batch, each with its number."""
+        for number, row in zip(indices, self._reader.rows(batch), strict=True):
+            yield number, self._preparer.prepare(number, row)
 
 
-def _encode_stream(
-    batch: Mapping[str, list[Any]],
-    indices: list[int],
-    encoder: ConversationEncoder,
-    tokens: ControlTokens,
-    check: bool,
-    tolerated: set[Rule],
-    name: str,
-) -> dict[str, list[Any]]:
-    examples = []
-    for number, row in zip(indices, _rows(batch), strict=True):
-        prepared = prepare_row(number, row, encoder, tokens, check=check)
-        examples += prepared.examples
-        if prepared.examples:
-            continue
-        rejected = RejectedRow(number, prepared.findings)
-        words = describe_rejected([rejected], 1).partition("\n  ")[2]
-        if not rejected.rules <= tolerated:
-            raise DataFormatError(words, fix='mend the row, or leave it out with `on_invalid="drop"`')
-        logger.warning("%s dataset: left out: %s", name, words)
-    return example_columns(examples)
+class _StreamEncoding:
+    """Encodes the rows of a stream, and leaves out those that break tolerated rules only.
 
+    Args:
+        encoding (`_Encoding`): Encodes them.
+        tolerated (`set[Rule]`): The rules because of which a row is left out with a word.
+        name (`str`): What the log calls the dataset.
+    """
 
-def _rows(batch: Mapping[str, list[Any]]) -> Iterator[dict[str, Any]]:
-    names = list(batch)
-    for values in zip(*(batch[name] for name in names), strict=True):
-        yield dict(zip(names, values, strict=True))
+    def __init__(self, encoding: _Encoding, tolerated: set[Rule], name: str) -> None:
+        self._encoding = encoding
+        self._tolerated = tolerated
+        self._name = name
+
+    def __call__(self, batch: Mapping[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
+        examples = []
+        for number, prepared in self._encoding.prepare(batch, indices):
+            examples += prepared.examples
+            if prepared.examples:
+                continue
+            rejected = RejectedRow(number, prepared.findings)
+            words = describe_rejected([rejected], 1).partition("\n  ")[2]
+            if not rejected.rules <= self._tolerated:
+                raise DataFormatError(words, fix='mend the row, or leave it out with `on_invalid="drop"`')
+            logger.warning("%s dataset: left out: %s", self._name, words)
+        return example_columns(examples)

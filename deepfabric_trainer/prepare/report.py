@@ -2,21 +2,32 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from datasets import Dataset
 
 from deepfabric_trainer.encode import Context
 from deepfabric_trainer.errors import ConfigError, DataFormatError
-from deepfabric_trainer.prepare.rows import read_finding
+from deepfabric_trainer.prepare.accounts import Accounts, read_findings
 from deepfabric_trainer.schema import Repair
 from deepfabric_trainer.validate import Finding, Rule, Severity
 
 _SHOWN = 5
+_SUMMED = (
+    "dropped_messages",
+    "shortened_results",
+    "unstopped_turns",
+    "lost_reasoning",
+    "dropped_reasoning",
+    "leaves_no_choice",
+)
+"""What the accounts count, or say of a row."""
 
 
 class OnInvalid(StrEnum):
@@ -66,6 +77,7 @@ class PreparationReport:
             whole.
         dropped_reasoning (`int`): Rows whose `reasoning` column found no place.
         no_choice_rows (`int`): Rows in which the tool strategy left no tool that would be a wrong one to call.
+        rows_of_examples (`np.ndarray`): For each example, the number of the row that it is of; ascending.
     """
 
     rows: int
@@ -81,30 +93,41 @@ class PreparationReport:
     lost_reasoning: int = 0
     dropped_reasoning: int = 0
     no_choice_rows: int = 0
+    rows_of_examples: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64), compare=False)
 
     @classmethod
-    def from_account(cls, account: Iterable[Mapping[str, Any]], rows: int) -> "PreparationReport":
-        """Count the entries that `prepare.rows` gave, of a dataset of so many rows."""
-        entries = list(account)
-        findings = {
-            entry["row"]: [read_finding(text) for text in entry["findings"]] for entry in entries if entry["findings"]
-        }
-        rejected = [RejectedRow(entry["row"], findings[entry["row"]]) for entry in entries if entry["rejected"]]
-        out = {row.row for row in rejected}
+    def from_accounts(cls, accounts: Accounts, rows: int) -> "PreparationReport":
+        """Count what the accounts of a dataset of so many rows say."""
+        rejected, findings = [], Counter[Rule]()
+        repairs, contexts, sums = Counter[Repair](), Counter[Context](), Counter[str]()
+        for account, of_rows in accounts.by_text:
+            for row in of_rows if "findings" in account else ():
+                found = read_findings(account, row)
+                if account.get("rejected"):
+                    rejected.append(RejectedRow(row, found))
+                else:
+                    findings.update(_rules(found))
+            for name in account.get("repairs", ()):
+                repairs[Repair[name]] += len(of_rows)
+            for name in account.get("contexts", ()):
+                contexts[Context[name]] += len(of_rows)
+            sums.update({name: account.get(name, 0) * len(of_rows) for name in _SUMMED})
+            sums["shortened_rows"] += len(of_rows) * (account.get("dropped_messages", 0) > 0)
         return cls(
             rows=rows,
-            examples=len(entries) - len(rejected),
-            rejected=rejected,
-            findings=Counter(rule for row, found in findings.items() if row not in out for rule in _rules(found)),
-            repairs=Counter(Repair[name] for entry in entries for name in entry["repairs"]),
-            shortened_rows=sum(entry["dropped_messages"] > 0 for entry in entries),
-            dropped_messages=sum(entry["dropped_messages"] for entry in entries),
-            shortened_results=sum(entry["shortened_results"] for entry in entries),
-            contexts=Counter(Context[name] for entry in entries for name in entry["contexts"]),
-            unstopped_turns=sum(entry["unstopped_turns"] for entry in entries),
-            lost_reasoning=sum(entry["lost_reasoning"] for entry in entries),
-            dropped_reasoning=sum(entry["dropped_reasoning"] for entry in entries),
-            no_choice_rows=sum(entry["leaves_no_choice"] for entry in entries),
+            examples=len(accounts.rows_of_examples),
+            rejected=sorted(rejected, key=lambda entry: entry.row),
+            findings=findings,
+            repairs=repairs,
+            shortened_rows=sums["shortened_rows"],
+            dropped_messages=sums["dropped_messages"],
+            shortened_results=sums["shortened_results"],
+            contexts=contexts,
+            unstopped_turns=sums["unstopped_turns"],
+            lost_reasoning=sums["lost_reasoning"],
+            dropped_reasoning=sums["dropped_reasoning"],
+            no_choice_rows=sums["leaves_no_choice"],
+            rows_of_examples=accounts.rows_of_examples,
         )
 
     def sentences(self, name: str) -> list[str]:

@@ -1,7 +1,7 @@
 """From a row as it comes to a `Conversation`."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from deepfabric_trainer.errors import DataFormatError
 from deepfabric_trainer.schema.argument_nulls import Padding, padding_of
@@ -16,7 +16,14 @@ _CONVERSATION_KEYS = ("messages", "conversations")
 _COMPLETION_KEYS = ("prompt", "completion")
 
 
-def normalize_row(row: Mapping[str, Any]) -> Conversation:
+class ToolsReader(Protocol):
+    """Reads the tools of a row, as `normalize_tools` does."""
+
+    def __call__(self, value: Any, repairs: set[Repair], *, path: str = "tools") -> list[Tool] | None:  # noqa: D102
+        ...
+
+
+def normalize_row(row: Mapping[str, Any], read_tools: ToolsReader = normalize_tools) -> Conversation:
     """Make a conversation from a row of `messages` (or ShareGPT's `conversations`), `tools` and `reasoning`.
 
     A row of `prompt` and `completion`, both lists of messages, is one conversation, whose prompt is not trained.
@@ -26,6 +33,7 @@ def normalize_row(row: Mapping[str, Any]) -> Conversation:
 
     Args:
         row (`Mapping[str, Any]`): As it comes from JSON, from Arrow (in any format of `datasets`) or from code.
+        read_tools (`ToolsReader`, *optional*): Reads its tools, such as [`SharedTools`] for rows that share theirs.
 
     Returns:
         `Conversation`: With text contents, decoded arguments, tools in OpenAI's form, and no padding nulls. It shares
@@ -45,7 +53,7 @@ def normalize_row(row: Mapping[str, Any]) -> Conversation:
         )
     repairs: set[Repair] = set()
     try:
-        tools = _read_tools(row, repairs)
+        tools = _read_tools(row, read_tools, repairs)
         return Conversation(
             messages=_read_completion(row, tools, repairs)
             if key is None
@@ -97,11 +105,11 @@ def _read_completion(row: Mapping[str, Any], tools: list[Tool] | None, repairs: 
     return _read_messages(messages, "messages", tools, repairs)
 
 
-def _read_tools(row: Mapping[str, Any], repairs: set[Repair]) -> list[Tool] | None:
-    tools = normalize_tools(row.get("tools"), repairs)
+def _read_tools(row: Mapping[str, Any], read_tools: ToolsReader, repairs: set[Repair]) -> list[Tool] | None:
+    tools = read_tools(row.get("tools"), repairs)
     if tools is not None or is_missing(row.get("functions")):
         return tools
-    tools = normalize_tools(row["functions"], repairs, path="functions")
+    tools = read_tools(row["functions"], repairs, path="functions")
     if tools is not None:
         repairs.add(Repair.TOOLS_COLUMN)
     return tools

@@ -5,7 +5,7 @@ call every other call's arguments, all null. Text that was JSON never went throu
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from functools import cache
 from typing import Any
 
 from deepfabric_trainer.schema.strict_json import NULL, survey
@@ -36,8 +36,29 @@ def drop_schema_padding(tools: list[Any]) -> list[Any]:
     Returns:
         `list`: The same list if nothing is dropped; else a new one that shares what is unchanged.
     """
-    cleaned: list[Any] = _Cleaner(tools).clean(tools)
-    return cleaned
+    padded = cache(lambda: are_padded(tools))
+    cleaned = [clean_tool(tool, padded) for tool in tools]
+    return cleaned if any(new is not old for new, old in zip(cleaned, tools, strict=True)) else tools
+
+
+def clean_tool(tool: Any, padded: Callable[[], bool]) -> Any:
+    """Drop the null keys of one tool definition that are padding; see `drop_schema_padding`.
+
+    Args:
+        tool (`Any`): Of plain JSON values.
+        padded (`Callable[[], bool]`): Tells whether the row shows padding; called only where that decides.
+    """
+    return _Cleaner(padded).clean(tool)
+
+
+def are_padded(tools: Sequence[Any]) -> bool:
+    """Tell whether the tools of a row show that they went through Arrow's structs."""
+    return any(has_null_key(tool) for tool in tools) and have_equal_keys(tools)
+
+
+def has_null_key(tool: Any) -> bool:
+    """Tell whether a key of a tool is null for which null can mean nothing."""
+    return _has_null_key(tool, names=False)
 
 
 def have_equal_keys(objects: Sequence[Any]) -> bool:
@@ -113,20 +134,16 @@ def _all_of(answers: list[bool | None]) -> bool | None:
 
 
 class _Cleaner:
-    """Goes through the tools of one row; every method returns what it was given if there is nothing to drop."""
+    """Goes through a tool; every method returns what it was given if there is nothing to drop."""
 
-    def __init__(self, tools: list[Any]) -> None:
-        self._tools = tools
-
-    @cached_property
-    def _padded(self) -> bool:
-        return _has_null_key(self._tools, names=False) and have_equal_keys(self._tools)
+    def __init__(self, padded: Callable[[], bool]) -> None:
+        self._padded = padded
 
     def clean(self, node: Any, *, optional: bool = False) -> Any:
         """Return a node without its padding.
 
         Args:
-            node (`Any`): A list of tools, a tool, a schema, or anything inside one.
+            node (`Any`): A tool, a schema, or anything inside one.
             optional (`bool`, *optional*, defaults to `False`): Whether it is a property that may be left out.
         """
         if isinstance(node, dict):
@@ -147,7 +164,7 @@ class _Cleaner:
                     continue
             elif isinstance(value, dict | list):
                 if key in _VALUES:
-                    cleaned = _drop_null_keys(value) if survey(value) & NULL and self._padded else value
+                    cleaned = _drop_null_keys(value) if survey(value) & NULL and self._padded() else value
                 elif key in _NAMED_SCHEMAS and isinstance(value, dict):
                     cleaned = self._clean_named(value, node.get("required") if key == "properties" else None)
                 else:
@@ -167,7 +184,7 @@ class _Cleaner:
         return kept if changed or len(kept) < len(schemas) else schemas
 
     def _is_meant(self, key: str, schema: dict[str, Any], optional: bool) -> bool:
-        return bool(admits_null(schema)) or (key == "default" and optional) or not self._padded
+        return bool(admits_null(schema)) or (key == "default" and optional) or not self._padded()
 
 
 def _drop_null_keys(value: Any) -> Any:

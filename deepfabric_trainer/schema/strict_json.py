@@ -103,6 +103,8 @@ def plain_key(key: Any) -> str:
     Raises:
         NotJsonError: If it is not text, or holds half of a character.
     """
+    if type(key) is str and key.isascii():
+        return key
     if not isinstance(key, str):
         raise NotJsonError(f"the key {key!r} is of type {type(key).__name__}, where JSON has only text")
     _require_whole_characters(key)

@@ -7,7 +7,8 @@ from typing import Any, cast
 from deepfabric_trainer.errors import DataFormatError
 from deepfabric_trainer.schema.nulls import drop_schema_padding
 from deepfabric_trainer.schema.reading import is_missing, read_json, read_plain
-from deepfabric_trainer.schema.strict_json import NOT_PLAIN, survey
+from deepfabric_trainer.schema.strict_json import NOT_PLAIN, plain, survey
+from deepfabric_trainer.schema.tool_texts import ItemTexts
 from deepfabric_trainer.schema.types import Repair, Tool
 
 _EXPECTED = 'a list of tools such as {"type": "function", "function": {"name": ..., "parameters": {...}}}'
@@ -35,7 +36,7 @@ def normalize_tools(value: Any, repairs: set[Repair], *, path: str = "tools") ->
     if is_missing(value):
         return None
     if isinstance(value, str):
-        tools, found = _tools_of_text(str(value), path)
+        tools, found = tools_of_text(str(value), path)
         repairs.update(found)
         return list(tools) or None
     seen = survey(value)
@@ -44,20 +45,34 @@ def normalize_tools(value: Any, repairs: set[Repair], *, path: str = "tools") ->
     cleaned = drop_schema_padding(given) if seen else given
     if cleaned is not given:
         repairs.add(Repair.SCHEMA_NULLS)
-    return [_normalize_tool(tool, where, repairs) for tool, (_, where) in zip(cleaned, listed, strict=True)] or None
+    return [normalize_tool(tool, where, repairs) for tool, (_, where) in zip(cleaned, listed, strict=True)] or None
 
 
 @lru_cache(maxsize=128)
-def _tools_of_text(text: str, path: str) -> tuple[tuple[Tool, ...], frozenset[Repair]]:
-    """Return the tools of a JSON text; the rows of a dataset often repeat it."""
+def tools_of_text(text: str, path: str) -> tuple[list[Tool], frozenset[Repair]]:
+    """Return the tools of a JSON text, and what was mended; the rows of a dataset often repeat it, or its parts.
+
+    Equal texts give the same list, which nobody may change.
+    """
+    known = _TEXTS.of_list(text)
+    if known is not None:
+        return [tool for tool, _ in known], frozenset({Repair.TOOLS_JSON}).union(*(found for _, found in known))
     value = read_json(text, path, _EXPECTED) if text.strip() else None
     if value is None:
-        return (), frozenset()
+        return [], frozenset()
     if isinstance(value, str):
-        return _tools_of_text(value, path)
+        return tools_of_text(value, path)
     found = {Repair.TOOLS_JSON}
     listed = _list_tools(value, path, found)
-    return tuple(_normalize_tool(tool, where, found) for tool, where in listed), frozenset(found)
+    return [normalize_tool(tool, where, found) for tool, where in listed], frozenset(found)
+
+
+def _read_item(value: Any) -> tuple[Tool, frozenset[Repair]]:
+    found: set[Repair] = set()
+    return normalize_tool(plain(value), "", found), frozenset(found)
+
+
+_TEXTS = ItemTexts(_read_item)
 
 
 @lru_cache(maxsize=1024)
@@ -66,7 +81,7 @@ def _tool_of_text(text: str) -> tuple[Tool, frozenset[Repair]]:
     tool = read_json(text, "", "a tool")
     if not isinstance(tool, dict):
         raise _wrong_type(tool, "")
-    return _normalize_tool(tool, "", found), frozenset(found)
+    return normalize_tool(tool, "", found), frozenset(found)
 
 
 def _list_tools(value: Any, path: str, repairs: set[Repair]) -> list[tuple[Any, str]]:
@@ -95,7 +110,8 @@ def _named(tool: dict[str, Any], name: str) -> dict[str, Any]:
     return {"name": name, **{key: item for key, item in tool.items() if key != "name"}}
 
 
-def _normalize_tool(tool: Any, path: str, repairs: set[Repair]) -> Tool:
+def normalize_tool(tool: Any, path: str, repairs: set[Repair]) -> Tool:
+    """Return one tool in OpenAI's form; see `normalize_tools`."""
     if isinstance(tool, str):
         try:
             normalized, found = _tool_of_text(tool)

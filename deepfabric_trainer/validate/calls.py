@@ -11,9 +11,8 @@ from deepfabric_trainer.validate.report import Rule, Severity
 from deepfabric_trainer.validate.tools import ReadTool
 
 
-def check_calls(messages: Sequence[Message], tools: Sequence[ReadTool]) -> Iterator[Broken]:
-    """Check every call against the tools of the row, and that its id is its own."""
-    by_name = {tool.name: tool for tool in tools}
+def check_calls(messages: Sequence[Message], by_name: Mapping[str, ReadTool]) -> Iterator[Broken]:
+    """Check every call against the tools of the row, by their names, and that its id is its own."""
     for index, message in enumerate(messages):
         # An id must be unique among the calls of a turn; in later turns many writers count from 1 again.
         seen: set[str] = set()
