@@ -25,13 +25,21 @@ lint: $(VENV)/.dev  ## Check style and formatting
 type: $(VENV)/.dev  ## Check types
 	$(BIN)/mypy
 
-bench: $(VENV)/.dev  ## Run the benchmarks
-	$(BIN)/python -m benchmarks.validate
+bench: $(VENV)/.dev  ## Run the benchmarks and make their page anew (DATA=rows.jsonl for an epoch over these rows)
+	$(BIN)/python -m benchmarks.validate --output benchmarks/results/validate.json
+	$(call measure,prepare)
+	$(call measure,train_step)
+	$(call measure,epoch) $(if $(DATA),--data "$(DATA)")
+	$(call measure,memory)
+	$(call measure,first_step)
+	$(BIN)/python -m docs.make_benchmarks_page
+measure = HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.$(1) --output benchmarks/results/$(1).json --plot docs/benchmarks/$(1).png
 
 docs: $(VENV)/.dev  ## Make the golden files and the pages in docs/ anew (ASSETS=folder of real tokenizers)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m tests.golden.make_encodings
 	HF_HUB_OFFLINE=1 $(BIN)/python -m tests.golden.make_trl_labels
 	HF_HUB_OFFLINE=1 $(BIN)/python -m docs.make_template_table $(if $(ASSETS),--assets $(ASSETS))
+	$(BIN)/python -m docs.make_benchmarks_page
 
 format: $(VENV)/.dev  ## Format the code
 	$(BIN)/ruff check --fix .
