@@ -87,10 +87,11 @@ def boolean_mask(ends: torch.Tensor, positions: torch.Tensor, window: int | None
     Returns:
         `torch.Tensor`: [R, 1, T, T] boolean.
     """
-    index = torch.arange(ends.shape[1])
-    mask = (index[:, None] >= index) & (index[:, None] < ends[:, None, :])
+    # Each pass over T x T values counts: 32 bits, no temporary of words, the triangle in place.
+    index, ends, positions = (of.to(torch.int32) for of in (torch.arange(ends.shape[1]), ends, positions))
+    mask = (index[:, None] < ends[:, None, :]).tril_()
     if window is not None:
-        mask &= positions[:, :, None] - positions[:, None, :] < window
+        mask &= positions[:, None, :] > positions[:, :, None] - window
     return mask[:, None]
 
 

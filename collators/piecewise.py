@@ -83,7 +83,8 @@ class _Piecewise(torch.autograd.Function):
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
         query, key, value, output, sums = ctx.saved_tensors
         gradient = gradients[0]
-        of_query, of_key, of_value = (torch.zeros_like(tensor) for tensor in (query, key, value))
+        # What many branches give to their trunk is summed up in full precision.
+        of_query, of_key, of_value = (torch.zeros_like(tensor, dtype=sums.dtype) for tensor in (query, key, value))
         for (begin, end), before in ctx.pieces:
             own = (slice(None), slice(None), slice(begin, end))
             for first, last in [*before, (begin, end)]:
@@ -102,7 +103,7 @@ class _Piecewise(torch.autograd.Function):
                 of_query[own] += parts[0]
                 of_key[seen] += parts[1]
                 of_value[seen] += parts[2]
-        return of_query, of_key, of_value, None, None
+        return of_query.to(query.dtype), of_key.to(key.dtype), of_value.to(value.dtype), None, None
 
 
 def _kernel(name: str) -> Any:

@@ -27,7 +27,8 @@ class SharedPrefixCollator:
         attn_implementation (`str`, *optional*, defaults to `"sdpa"`): The model's attention. `"sdpa"` gets a boolean
             mask; `"eager"` gets an additive one, since it adds whatever it is given; `"flex_attention"` a `BlockMask`
             (on a GPU untested). `"prefix_tree"`, which this library registers with transformers, gets no mask but
-            `prefix_tree`, and computes only what is seen.
+            `prefix_tree`, and computes only what is seen. A model that was not loaded with that attention computes
+            such batches wrong, and no error says so, except in [`DeepFabricTrainer`].
         mask_dtype (`torch.dtype`, *optional*, defaults to `torch.float32`): Of the additive mask.
         sliding_window (`int`, *optional*): How far back layers with a window see (`config.sliding_window`).
         by_layer_type (`bool`, *optional*, defaults to `False`): Give a mask for each type of layer, for models that

@@ -1,7 +1,7 @@
 """In which form a model takes masks of laid-out batches, if it does: asked of its config, then of the model."""
 
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -15,6 +15,9 @@ from deepfabric_trainer.collators.tree_attention import tree_attention
 _TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}
 _TOLERANCE_LOW_PRECISION = 5e-2
 """Largest difference of the logits, relative to the largest logit. A mask that is not heeded gives 0.2 and more."""
+
+_WINDOW = 8
+"""Tokens: larger windows are made so small for the trial, whose examples are short."""
 
 
 def find_mask_form(model: Any, *, without_mask: bool = False) -> MaskForm | str:
@@ -44,10 +47,27 @@ def find_mask_form(model: Any, *, without_mask: bool = False) -> MaskForm | str:
     return reasons[-1]
 
 
+def why_not(model: Any, form: MaskForm) -> str | None:
+    """Return why a model does not compute laid-out rows with masks of this form as it does padded ones.
+
+    Args:
+        model (`PreTrainedModel` or `PeftModel`): Not yet wrapped for several processes; see `find_mask_form`.
+        form (`MaskForm`): That of a collator; `"prefix_tree"` inside `tree_attention`, as a trainer has it.
+
+    Returns:
+        `str`, *optional*: The reason, in words for the log; `None` if it does.
+    """
+    config = model.config.get_text_config()
+    window = _window(config)
+    if form.sliding_window not in (None, window):
+        return f"its layers see {'everything' if window is None else window}, not a window of {form.sliding_window}"
+    return _why_not(model, config) or _why_different(model, config, form)
+
+
 def _why_not(model: Any, config: Any) -> str | None:
     """Return what in a model's config rules laid-out rows out."""
     implementation = getattr(config, "_attn_implementation", None)
-    if implementation not in MASKED:
+    if implementation not in (*MASKED, PREFIX_TREE):
         return f"its attention implementation is {implementation!r}, and only {', '.join(MASKED)} take the mask"
     others = set(getattr(config, "layer_types", None) or []) - set(LAYER_TYPES)
     if others:
@@ -62,7 +82,7 @@ def _candidates(model: Any, config: Any, without_mask: bool) -> Iterator[MaskFor
     implementation = config._attn_implementation
     if without_mask and implementation == "sdpa":
         yield MaskForm(PREFIX_TREE)
-    window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
+    window = _window(config)
     kinds = set(getattr(config, "layer_types", None) or [])
     if window is None or kinds == {"full_attention"}:
         yield MaskForm(implementation, model.dtype)
@@ -73,15 +93,46 @@ def _candidates(model: Any, config: Any, without_mask: bool) -> Iterator[MaskFor
         yield MaskForm(implementation, model.dtype, window)
 
 
+def _window(config: Any) -> int | None:
+    """Return how far back layers with a window see; `None` if there are none."""
+    window: int | None = getattr(config, "sliding_window", None)
+    return window if getattr(config, "use_sliding_window", True) else None
+
+
+@contextmanager
+def _small_window(model: Any, window: int | None) -> Iterator[int | None]:
+    """Make a window, wherever the model keeps it, smaller than the examples, so that it counts; yield its size."""
+    if window is None or window <= _WINDOW:
+        yield window
+        return
+    configs = {id(config): config for module in model.modules() if (config := getattr(module, "config", None))}
+    keepers = [
+        keeper for keeper in (*model.modules(), *configs.values()) if getattr(keeper, "sliding_window", None) == window
+    ]
+    try:
+        for keeper in keepers:
+            keeper.sliding_window = _WINDOW
+        yield _WINDOW
+    finally:
+        for keeper in keepers:
+            keeper.sliding_window = window
+
+
 def _why_different(model: Any, config: Any, form: MaskForm) -> str | None:
     """Return what a model does wrong with a shared batch in this form; `None` when it computes it right."""
-    collator = SharedPrefixCollator(
-        0, form.attn_implementation, form.dtype, sliding_window=form.sliding_window, by_layer_type=form.by_layer_type
-    )
+    examples = _examples(config.vocab_size)
     try:
-        with tree_attention(model) if form.attn_implementation == PREFIX_TREE else nullcontext():
-            shared = _trained_logits(model, collator(_examples(config.vocab_size)))
-        padded = _trained_logits(model, ToolCallCollator(0)(_examples(config.vocab_size)))
+        with _small_window(model, _window(config)) as window:
+            collator = SharedPrefixCollator(
+                0,
+                form.attn_implementation,
+                form.dtype,
+                sliding_window=None if form.sliding_window is None else window,
+                by_layer_type=form.by_layer_type,
+            )
+            with tree_attention(model) if form.attn_implementation == PREFIX_TREE else nullcontext():
+                shared = _trained_logits(model, collator(examples))
+            padded = _trained_logits(model, ToolCallCollator(0)(examples))
     except Exception as error:  # whatever a model of strangers does with an unusual mask, padding is the answer
         return f"it refuses the mask ({type(error).__name__}: {error})"
     difference = float((shared - padded).abs().max() / padded.abs().max())

@@ -19,6 +19,8 @@ from deepfabric_trainer.collators.layout import PrefixTree
 from deepfabric_trainer.collators.piecewise import attend_piecewise, is_supported
 
 NAME = "prefix_tree"
+_SCORES = ("position_bias", "softcap", "s_aux")
+"""What attention functions of transformers do to scores besides masking them."""
 
 
 def prefix_tree_attention(
@@ -40,7 +42,7 @@ def prefix_tree_attention(
         query (`torch.Tensor`): [R, heads, T, D].
         key (`torch.Tensor`): [R, key heads, T, D].
         value (`torch.Tensor`): [R, key heads, T, D].
-        attention_mask (`torch.Tensor`, *optional*): Only heeded without a tree.
+        attention_mask (`torch.Tensor`, *optional*): Only heeded without a tree; with one that of the batch.
         dropout (`float`, *optional*, defaults to 0.0): Of the attention weights.
         scaling (`float`, *optional*): Of the scores; 1 / sqrt(D) by default.
         prefix_tree (`PrefixTree`, *optional*): How the tokens hang together. It reaches this function as the model's
@@ -50,6 +52,9 @@ def prefix_tree_attention(
 
     Returns:
         `tuple[torch.Tensor, None]`: [R, T, heads, D].
+
+    Raises:
+        ValueError: If a layer wants a mask of its own, a bias, a soft cap or sinks together with a tree.
     """
     if prefix_tree is None:
         output: tuple[torch.Tensor, None] = sdpa_attention_forward(
@@ -64,6 +69,9 @@ def prefix_tree_attention(
             **kwargs,
         )
         return output
+    if _has_own_scores(attention_mask, kwargs):
+        raise ValueError("the layer has scores or a mask of its own, and attention by the tree knows none")
+    query, key, value = _as_autocast_computes(query, key, value)
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = (tensor.repeat_interleave(groups, dim=1) for tensor in (key, value))
@@ -73,6 +81,21 @@ def prefix_tree_attention(
         for row in range(query.shape[0])
     ]
     return torch.stack(rows).transpose(1, 2).contiguous(), None
+
+
+def _has_own_scores(attention_mask: torch.Tensor | None, options: dict[str, Any]) -> bool:
+    """Tell whether a layer wants more of its attention than the tree: not the batch's mask, but one of its own."""
+    if any(options.get(name) is not None for name in _SCORES):
+        return True
+    return attention_mask is not None and (attention_mask.dtype != torch.bool or attention_mask.shape[1:3] != (1, 1))
+
+
+def _as_autocast_computes(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Return tensors in the type in which autocast, if it is on, has PyTorch's own attention compute."""
+    device = tensors[0].device.type
+    if not torch.is_autocast_enabled(device):
+        return tensors
+    return tuple(tensor.to(torch.get_autocast_dtype(device)) for tensor in tensors)
 
 
 def _attend_row(

@@ -2,12 +2,13 @@
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from deepfabric_trainer.collators.masks import MaskForm
 from deepfabric_trainer.collators.packing import PackingCollator
 from deepfabric_trainer.collators.shared_prefix import SharedPrefixCollator
-from deepfabric_trainer.collators.support import find_mask_form
+from deepfabric_trainer.collators.support import find_mask_form, why_not
 from deepfabric_trainer.collators.tool_call import ToolCallCollator
 from deepfabric_trainer.config import Batching, DeepFabricSFTConfig
 from deepfabric_trainer.errors import ConfigError
@@ -35,9 +36,7 @@ def choose_collator(
     padded = ToolCallCollator(pad_token_id, args.pad_to_multiple_of, loss_weights=loss_weights)
     if args.batching == Batching.PADDED:
         return padded
-    # A compiler would compile anew for each tree. On a GPU masks are what was measured by others.
-    without_mask = model.device.type == "cpu" and not args.torch_compile
-    form = find_mask_form(model, without_mask=without_mask)
+    form = _find_form(model, args)
     if isinstance(form, MaskForm):
         return _laid_out(form, args, pad_token_id, loss_weights)
     if args.batching != Batching.AUTO:
@@ -49,6 +48,13 @@ def choose_collator(
     if args.process_index == 0:
         logger.warning("batches are padded, because the model cannot share prefixes: %s", form)
     return padded
+
+
+def _find_form(model: Any, args: DeepFabricSFTConfig) -> MaskForm | str:
+    if args.neftune_noise_alpha is not None:
+        return "`neftune_noise_alpha` makes less noise the longer the rows are"
+    # A compiler would compile anew for each tree. On a GPU masks are what was measured by others.
+    return find_mask_form(model, without_mask=model.device.type == "cpu" and not args.torch_compile)
 
 
 def _laid_out(
@@ -74,3 +80,21 @@ def padded_like(collator: Any) -> Any:
     if not isinstance(collator, LAID_OUT):
         return collator
     return ToolCallCollator(collator.pad_token_id, collator.pad_to_multiple_of, loss_weights=collator.loss_weights)
+
+
+def checked(collator: Any, model: Any) -> Any:
+    """Return a user's collator; of laid-out batches one that says how they are laid out and counts their tokens.
+
+    Raises:
+        ConfigError: If the model computes its laid-out batches wrong.
+    """
+    if not isinstance(collator, LAID_OUT):
+        return collator
+    reason = why_not(model, collator.mask_form)
+    if reason is not None:
+        raise ConfigError(
+            f"data_collator={type(collator).__name__}({collator.attn_implementation!r}, ...), but with it the model "
+            f"computes other losses than with padded rows: {reason}",
+            fix="leave `data_collator` out: the masks are then made as the model wants them",
+        )
+    return replace(collator, return_tree=True, return_num_tokens=True)

@@ -81,7 +81,7 @@ def slice_rows(batch: Batch, start: int, end: int, collator: Any) -> Batch:
         tree = PrefixTree(tree.rows[start:end])
         needed = max(sum(segment.length for segment in row) for row in tree.rows)
     else:
-        needed = int(batch["attention_mask"][start:end].sum(1).max())
+        needed = _last_real_token(batch.get("attention_mask"), start, end, length)
     multiple = getattr(collator, "pad_to_multiple_of", None) or 1
     needed = min(length, -(-needed // multiple) * multiple)
 
@@ -101,6 +101,14 @@ def slice_rows(batch: Batch, start: int, end: int, collator: Any) -> Batch:
             mask = collator.mask_form.of(tree, part["position_ids"].cpu())
             part["attention_mask"] = send_to_device(mask, part["input_ids"].device)
     return part
+
+
+def _last_real_token(mask: Any, start: int, end: int, length: int) -> int:
+    """Return the position behind the last token of these rows that is no padding; `length` where no mask tells."""
+    if not isinstance(mask, torch.Tensor) or mask.dim() != 2:
+        return length
+    seen = mask[start:end].ne(0).any(0).nonzero()
+    return int(seen[-1]) + 1 if len(seen) else length
 
 
 def lay_out_again(batch: Batch, collator: SharedPrefixCollator | PackingCollator, max_tokens: int) -> Batch:

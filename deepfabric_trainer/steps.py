@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from traceback import clear_frames
 from typing import Any
 
 import torch
 from accelerate.utils import DistributedType
+from accelerate.utils.memory import clear_device_cache
 
 from deepfabric_trainer.batches import LAID_OUT
 from deepfabric_trainer.passes import TokenBudget, fold, is_out_of_memory, trained_weight, without_labels
@@ -51,11 +53,10 @@ class OptimizerStep:
             self._logged = {name: len(values) for name, values in trainer._metrics["train"].items()}
         self._done.append((batch, num_items))
         try:
-            loss = self._run_passes(model, batch, num_items, run_pass)
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            loss = self._run_again(model, error, run_pass)
+            loss = self._try(model, run_pass)
+        except BaseException:
+            self._done.clear()  # whoever goes on after this begins a new step
+            raise
         if trainer.accelerator.sync_gradients:
             self._done.clear()
         if counts is None:
@@ -66,6 +67,21 @@ class OptimizerStep:
             trainer._total_train_tokens = tokens + int(in_all[0])
             self.computed_tokens += int(in_all[1])
         return loss
+
+    def _try(self, model: Any, run_pass: Pass) -> torch.Tensor:
+        """Run the last micro-batch; when memory runs out all of the step, in ever smaller passes, until it fits."""
+        wanted = self._done[-1:]
+        while True:
+            try:
+                return [self._run_passes(model, batch, num_items, run_pass) for batch, num_items in wanted][-1]
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                self._make_smaller(model, error)
+                # The frames that the error names hold what the failed pass had computed.
+                clear_frames(error.__traceback__)
+            clear_device_cache(garbage_collection=True)
+            wanted = self._done
 
     def _run_passes(self, model: Any, batch: dict[str, Any], num_items: Any, run_pass: Pass) -> torch.Tensor:
         trainer = self.trainer
@@ -85,27 +101,20 @@ class OptimizerStep:
                     losses.append(run_pass(model, dict(part), num_items))
         return torch.stack(losses).sum()
 
-    def _run_again(self, model: Any, error: Exception, run_pass: Pass) -> torch.Tensor:
-        """Do the optimizer step anew from its first micro-batch, in passes that are half as large, until it fits."""
+    def _make_smaller(self, model: Any, error: Exception) -> None:
+        """Halve the budget, and take back what the optimizer step has done so far; raise the error if it cannot be."""
         trainer = self.trainer
-        while True:
-            if trainer.accelerator.distributed_type != DistributedType.NO:
-                error.add_note("set `max_tokens_per_batch`: over several processes a step cannot be done anew")
-                raise error
-            if not self.budget.halve([batch for batch, _ in self._done], trainer.data_collator):
-                error.add_note("a single example does not fit into memory: lower `max_length`")
-                raise error
-            if isinstance(trainer.data_collator, LAID_OUT) and self.budget.max_tokens is not None:
-                trainer.data_collator = trainer.data_collator.with_rows_of(self.budget.max_tokens)
-            model.zero_grad()
-            for name, values in trainer._metrics["train"].items():
-                del values[self._logged.get(name, 0) :]
-            try:
-                return [self._run_passes(model, batch, num_items, run_pass) for batch, num_items in self._done][-1]
-            except Exception as again:
-                if not is_out_of_memory(again):
-                    raise
-                error = again
+        if trainer.accelerator.distributed_type != DistributedType.NO:
+            error.add_note("set `max_tokens_per_batch`: over several processes a step cannot be done anew")
+            raise error
+        if not self.budget.halve([batch for batch, _ in self._done], trainer.data_collator):
+            error.add_note("a single example does not fit into memory: lower `max_length`")
+            raise error
+        if isinstance(trainer.data_collator, LAID_OUT) and self.budget.max_tokens is not None:
+            trainer.data_collator = trainer.data_collator.with_rows_of(self.budget.max_tokens)
+        model.zero_grad()
+        for name, values in trainer._metrics["train"].items():
+            del values[self._logged.get(name, 0) :]
 
     def _most(self, count: int) -> int:
         """Return the number of passes of the process that has most: each joins in what is gathered in every pass."""

@@ -11,7 +11,7 @@ from datasets import IterableDataset
 from transformers import TrainerCallback, TrainingArguments
 from trl import SFTTrainer
 
-from deepfabric_trainer.batches import choose_collator, padded_like
+from deepfabric_trainer.batches import checked, choose_collator, padded_like
 from deepfabric_trainer.collators.tree_attention import tree_attention
 from deepfabric_trainer.config import DeepFabricSFTConfig
 from deepfabric_trainer.head import trained_positions_only
@@ -122,6 +122,7 @@ class DeepFabricTrainer(SFTTrainer):
             )
         for callback in self.callback_handler.callbacks:
             self._give_rows(callback, self._rows)
+        self.data_collator = checked(self.data_collator, self.model)
         lays_out = isinstance(self.args, DeepFabricSFTConfig) and not (self.args.packing or self.args.padding_free)
         if lays_out and conversations and data_collator is None:
             self.data_collator = choose_collator(

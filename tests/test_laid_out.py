@@ -110,6 +110,14 @@ def test_checkpointing_adapters_and_accumulation_give_one_curve(
 
 
 @pytest.mark.slow
+def test_layouts_give_one_curve_in_bfloat16_on_a_cpu(make_trainer: Run) -> None:
+    expected = logged(make_trainer(batching="padded", bf16=True))
+    for batching in ("shared_prefix", "packed"):
+        for found, entry in zip(logged(make_trainer(batching=batching, bf16=True)), expected, strict=True):
+            assert found == pytest.approx(entry, rel=5e-3, abs=1e-3)
+
+
+@pytest.mark.slow
 def test_what_is_computed_is_counted_beside_what_is_trained_on(make_trainer: Run) -> None:
     counts = {}
     for batching in ("padded", "packed", "shared_prefix"):
@@ -140,6 +148,30 @@ def test_a_layout_that_the_model_cannot_compute_is_an_error_when_it_is_asked_for
     adapter = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
     with pytest.raises(ConfigError, match="virtual tokens"):
         make_trainer(batching=batching, trainer_options={"peft_config": adapter})
+
+
+@pytest.mark.parametrize(
+    ("collator", "words"),
+    [
+        (SharedPrefixCollator(0, "prefix_tree"), "logits differ"),
+        (PackingCollator(0), "logits differ"),
+        (SharedPrefixCollator(0, "eager", sliding_window=60), "not a window of 60"),
+    ],
+)
+def test_a_users_collator_that_the_model_does_not_heed_is_an_error(
+    make_trainer: Run, collator: Any, words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        make_trainer(fresh_model("llama", "eager"), trainer_options={"data_collator": collator})
+
+
+def test_noise_that_depends_on_the_length_of_rows_is_that_of_padded_rows(
+    make_trainer: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, "deepfabric_trainer"):
+        trainer = make_trainer(neftune_noise_alpha=5.0)
+    assert isinstance(trainer.data_collator, ToolCallCollator)
+    assert "`neftune_noise_alpha`" in caplog.text
 
 
 def test_otherwise_batches_are_padded_and_the_log_says_why_once(

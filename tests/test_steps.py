@@ -4,6 +4,7 @@ import json
 import logging
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,14 @@ LOGGED = ("loss", "entropy", "mean_token_accuracy", "num_tokens", "grad_norm")
 
 @pytest.fixture
 def make_trainer(tmp_path: Path) -> Run:
-    def make(rows: Any = None, *, model: Any = None, trainer_class: Any = DeepFabricTrainer, **args: Any) -> Any:
+    def make(
+        rows: Any = None,
+        *,
+        model: Any = None,
+        trainer_class: Any = DeepFabricTrainer,
+        data_collator: Any = None,
+        **args: Any,
+    ) -> Any:
         tokenizer = tiny_tokenizer()
         options: dict[str, Any] = {
             "output_dir": str(tmp_path / "run"),
@@ -47,6 +55,7 @@ def make_trainer(tmp_path: Path) -> Run:
             args=DeepFabricSFTConfig(**(options | args)),
             processing_class=tokenizer,
             train_dataset=to_dataset(tool_rows() if rows is None else rows),
+            data_collator=data_collator,
         )
 
     return make
@@ -116,6 +125,81 @@ def test_an_example_that_does_not_fit_alone_is_an_error_that_says_so(make_traine
     with pytest.raises(RuntimeError, match="can't allocate memory") as raised:
         trainer.train()
     assert "lower `max_length`" in raised.value.__notes__[0]
+
+
+class _Remembered(torch.autograd.Function):
+    """Passes a tensor on; lives as long as the graph of its pass."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: torch.Tensor, mark: Any) -> torch.Tensor:
+        ctx.mark = mark
+        return hidden.view_as(hidden)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+        return gradients[0], None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["forward", "backward"])
+def test_what_the_failed_pass_computed_is_gone_when_the_step_is_done_anew(make_trainer: Run, where: str) -> None:
+    trainer = make_trainer(max_steps=1)
+    marks: list[Any] = []
+    alive: list[bool] = []
+
+    def fail(*unused: Any) -> None:
+        raise RuntimeError("CUDA out of memory.")
+
+    def check(module: Any, args: Any, output: Any) -> Any:
+        alive.extend(mark() is not None for mark in marks)
+        if marks:
+            return None
+        mark = set[int]()
+        marks.append(weakref.ref(mark))
+        hidden = _Remembered.apply(output.last_hidden_state, mark)
+        fail() if where == "forward" else hidden.register_hook(fail)
+        output.last_hidden_state = hidden
+        return output
+
+    trainer.model.model.register_forward_hook(check)
+    trainer.train()
+    assert alive
+    assert not any(alive), "the smaller passes need the room"
+
+
+@pytest.mark.slow
+def test_a_step_that_failed_is_no_part_of_the_next(make_trainer: Run) -> None:
+    trainer = make_trainer(gradient_accumulation_steps=2, batching="padded")
+    calls: list[int] = []
+
+    def fail_once(module: Any, args: Any) -> None:
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+
+    trainer.model.model.register_forward_pre_hook(fail_once)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    assert not trainer._step._done
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("max_tokens", [None, 700])
+def test_laid_out_batches_of_a_users_collator_are_counted_and_split_too(
+    make_trainer: Run, max_tokens: int | None
+) -> None:
+    expected = logged(make_trainer(batching="padded"))
+    trainer = make_trainer(data_collator=SharedPrefixCollator(0), max_tokens_per_batch=max_tokens)
+    assert_same_curve(logged(trainer), expected)
+
+
+@pytest.mark.parametrize("with_mask", [True, False])
+def test_rows_that_are_padded_on_the_left_or_without_a_mask_keep_their_tokens(with_mask: bool) -> None:
+    batch = {"input_ids": torch.tensor([[0, 0, 1, 2], [0, 0, 0, 3], [4, 5, 0, 0]])}
+    if with_mask:
+        batch["attention_mask"] = batch["input_ids"].ne(0).long()
+    parts = [part["input_ids"].tolist() for part in TokenBudget(4).split(batch, None)]
+    assert parts == [[[0, 0, 1, 2]], [[0, 0, 0, 3]], [[4, 5]] if with_mask else [[4, 5, 0, 0]]]
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory(make_trainer: Run) -> None:

@@ -5,9 +5,10 @@ import torch
 import transformers
 from peft import PromptTuningConfig, get_peft_model
 
+from deepfabric_trainer.collators import SharedPrefixCollator, ToolCallCollator
 from deepfabric_trainer.collators.masks import MaskForm
 from deepfabric_trainer.collators.support import find_mask_form
-from tests.collators.models import FAMILIES, WITHOUT_SDPA, make_model
+from tests.collators.models import FAMILIES, SIZES, WITHOUT_SDPA, assert_same_step, make_model, settings
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -36,6 +37,29 @@ def test_the_tree_is_preferred_where_it_is_asked_for_and_the_model_stays_as_it_w
     eager = find_mask_form(make_model("gemma3", "eager"), without_mask=True)
     assert isinstance(eager, MaskForm)
     assert eager.attn_implementation == "eager"
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_windows_are_tried_out_also_when_they_are_larger_than_the_trial(attention: str) -> None:
+    # PhiMoE has its window in the mask only; its layers do not tell the attention function.
+    config = transformers.PhimoeConfig(**SIZES, num_local_experts=2, sliding_window=60)
+    torch.manual_seed(0)
+    model = transformers.PhimoeForCausalLM._from_config(config, attn_implementation=attention).eval()
+    form = find_mask_form(model, without_mask=True)
+    assert form == MaskForm(attention, sliding_window=60)
+    assert model.config.sliding_window == 60
+    examples = [{"input_ids": [*range(1, 81), number, 5], "labels": [-100] * 81 + [5]} for number in (82, 83)]
+    assert_same_step(model, SharedPrefixCollator(0, **settings(form))(examples), ToolCallCollator(0)(examples))
+
+
+@pytest.mark.parametrize("family", ["mistral, window", "gemma3", "qwen2, window"])
+def test_windows_are_as_they_were_after_the_trial(family: str) -> None:
+    model = make_model(family, sliding_window=60)
+    form = find_mask_form(model, without_mask=True)
+    assert isinstance(form, MaskForm)
+    assert form.attn_implementation == "prefix_tree"
+    kept = {module.sliding_window for module in model.modules() if getattr(module, "sliding_window", None)}
+    assert kept | {model.config.sliding_window} == {60}
 
 
 def recurrent(name: str, **options: Any) -> Any:

@@ -7,7 +7,7 @@ import torch
 
 from deepfabric_trainer.collators import SharedPrefixCollator
 from deepfabric_trainer.collators.layout import PlacedSegment, PrefixTree, last_seen_by
-from deepfabric_trainer.collators.masks import boolean_mask
+from deepfabric_trainer.collators.masks import boolean_mask, real_tokens
 from deepfabric_trainer.collators.piecewise import attend_piecewise, is_supported
 from deepfabric_trainer.collators.tree_attention import NAME, prefix_tree_attention, tree_attention
 from tests.collators.batches import make_examples
@@ -116,3 +116,46 @@ def test_pieces_are_only_for_kernels_that_there_are() -> None:
     assert not is_supported(query.to("meta"), 0.0)
     spans = [(end - 3, end) for end in accumulate([3])]
     assert attend_piecewise(query, query, query, spans, [[0]], None).shape == (2, 3, 8)
+
+
+def test_autocast_computes_the_tree_in_the_type_in_which_it_computes_masks() -> None:
+    # Rotary positions leave queries and keys in float32, and a linear layer the values in bfloat16.
+    query, key, value = (torch.randn(1, 4, LENGTH, 16) for _ in range(3))
+    with torch.autocast("cpu", torch.bfloat16):
+        attended, _ = prefix_tree_attention(
+            torch.nn.Module(), query, key, value.bfloat16(), real_tokens(TREE, LENGTH)[:, None, None], prefix_tree=TREE
+        )
+    assert attended.dtype == torch.bfloat16
+    expected, _ = prefix_tree_attention(torch.nn.Module(), query, key, value, None, prefix_tree=TREE)
+    torch.testing.assert_close(attended.float(), expected, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"attention_mask": torch.zeros(1, 4, 1, LENGTH)},
+        {"attention_mask": torch.ones(1, 1, LENGTH, LENGTH, dtype=torch.bool)},
+        {"attention_mask": None, "position_bias": torch.zeros(1, 4, LENGTH, LENGTH)},
+        {"attention_mask": None, "softcap": 30.0},
+    ],
+)
+def test_layers_with_scores_of_their_own_are_refused_and_not_ignored(own: dict[str, Any]) -> None:
+    tensors = {name: torch.zeros(1, 4, LENGTH, 16) for name in ("query", "key", "value")}
+    with pytest.raises(ValueError, match="mask of its own"):
+        prefix_tree_attention(torch.nn.Module(), **tensors, **own, prefix_tree=TREE)
+
+
+def test_what_many_branches_give_to_their_trunk_is_not_rounded_branch_by_branch() -> None:
+    branches, trunk = 400, 8
+    spans = [(0, trunk), *((trunk + number, trunk + number + 1) for number in range(branches))]
+    paths = [[0], *([0, number + 1] for number in range(branches))]
+    generator = torch.Generator().manual_seed(0)
+    tensors = [torch.randn(1, trunk + branches, 8, generator=generator).bfloat16() for _ in range(2)]
+    gradients = []
+    for dtype in (torch.bfloat16, torch.float64):
+        value = torch.ones(1, trunk + branches, 8, dtype=dtype, requires_grad=True)
+        query, key = (tensor.to(dtype) for tensor in tensors)
+        attend_piecewise(query, key, value, spans, paths, None).sum().backward()
+        assert value.grad is not None
+        gradients.append(value.grad[:, :trunk].double())
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=0.01, atol=0.01)
