@@ -105,7 +105,7 @@ class ChunkTokenizer:
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
-        self._tried = False
+        self._added: int | None = None
         self._cut: re.Pattern[str] | None = None
         self._texts = 0
         self._chunks: OrderedDict[str, _Chunk] = OrderedDict()
@@ -125,8 +125,7 @@ class ChunkTokenizer:
             whole = self.encode_whole(text)
             if found != (whole.input_ids, whole.offsets[found.first :], found.first):
                 self._cut = None
-                self._chunks.clear()
-                self._beginning = "", []
+                self._forget()
                 logger.warning(
                     "the tokens of a text differ from the tokens of its lines, so whole texts are tokenized from now "
                     "on, which takes longer"
@@ -142,9 +141,11 @@ class ChunkTokenizer:
     def _encode(self, text: str, start: int, cut: re.Pattern[str]) -> Encoding:
         building = _Building(start)
         pending = position = 0
-        if len(self._beginning[0]) <= start and text.startswith(self._beginning[0]):
+        known = len(self._beginning[0])
+        # What follows may be another character than the one in front of which the beginning was cut.
+        if 0 < known <= start and text.startswith(self._beginning[0]) and cut.match(text, known - 1):
             building.skip(self._beginning[1])
-            pending = position = len(self._beginning[0])
+            pending = position = known
         unbroken, reach = not position, (0, 0)
         for match in cut.finditer(text, position):
             end = match.end()
@@ -197,15 +198,24 @@ class ChunkTokenizer:
             self._characters -= len(self._chunks.popitem(last=False)[0])
         return chunk
 
+    def _forget(self) -> None:
+        self._chunks.clear()
+        self._characters = 0
+        self._last = ""
+        self._beginning = "", []
+
     def _run(self, piece: str) -> Any:
         return self._tokenizer.backend_tokenizer.encode(piece, add_special_tokens=False)
 
     def _find_cut(self) -> re.Pattern[str] | None:
-        if not self._tried:
-            self._tried, self._cut = True, find_cut(self._tokenizer)
-        if self._cut is None:
+        backend = getattr(self._tokenizer, "backend_tokenizer", None)
+        added = 0 if backend is None else len(backend.get_added_tokens_decoder())
+        if added != self._added:
+            # At first, and when somebody has given the tokenizer more tokens since.
+            self._forget()
+            self._added, self._cut = added, find_cut(self._tokenizer)
+        if self._cut is None or backend is None:
             return None
-        backend = self._tokenizer.backend_tokenizer
         # A call with truncation or padding leaves them behind.
         is_plain = backend.truncation is None and backend.padding is None and not backend.encode_special_tokens
         return self._cut if is_plain else None

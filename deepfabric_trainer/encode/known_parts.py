@@ -18,6 +18,7 @@ from deepfabric_trainer.encode.skeleton import Place, Skeleton, learn_skeleton
 from deepfabric_trainer.encode.turns import Context, TrainedTurn
 from deepfabric_trainer.schema import Message, Tool
 from deepfabric_trainer.template import Catalogue, ChatTemplate, Rendering, Span, watch_of
+from deepfabric_trainer.template.brackets import has_brackets
 
 logger = logging.getLogger(__name__)
 
@@ -129,7 +130,8 @@ class KnownParts:
         parts = []
         for part in known.parts:
             text = self._template.render(messages[: part.length], tools)
-            begins = part.skeleton.fit(text, messages, tools)
+            # Tools may hold them as well; rows with such characters are refused, whatever came before.
+            begins = None if has_brackets(text) else part.skeleton.fit(text, messages, tools)
             if begins is None or not _shows_tools(part.skeleton, tools):
                 return None
             parts.append(Part(Rendering(text), tuple(turn.at(begins) for turn in part.turns), part.length))

@@ -25,6 +25,10 @@ def shape_of(messages: Sequence[Message], watch: Watch, control: re.Pattern[str]
     """
     if not watch.is_clear:
         return None
+    # Answers that begin like a prompt's end, as one for a turn that reasons, may stand behind either prompt.
+    answers = (text for message in messages if message["role"] == "assistant" for text in _answers(message))
+    if any(text.lstrip().startswith(watch.written) for text in answers):
+        return None
     texts: list[str] = []
     names: dict[str, int] = {}
     shape: list[Hashable] = []
@@ -64,6 +68,10 @@ def _entry(message: Message, texts: list[str], names: dict[str, int]) -> Hashabl
             found += [len(call["id"]), _name(call["id"], texts, names)]
         texts.extend(_leaves(arguments))
     return tuple(found)
+
+
+def _answers(message: Message) -> tuple[str, ...]:
+    return message["content"], message.get("reasoning_content", "")
 
 
 def _edges(text: str) -> Hashable:

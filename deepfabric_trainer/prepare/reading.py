@@ -9,6 +9,7 @@ import pyarrow as pa
 from datasets import Features
 
 from deepfabric_trainer.prepare.content import content_of
+from deepfabric_trainer.schema.strict_json import NOT_PLAIN, survey
 
 _READ = (
     "messages",
@@ -79,14 +80,15 @@ class _Pool:
         self._lists: dict[Any, list[Any]] = {}
 
     def share(self, value: Any) -> Any:
-        """Return a list of objects as the one that is kept; anything else as it is."""
-        if not isinstance(value, list):
+        """Return a list of objects as the one that is kept, of copies; anything else as it is."""
+        # Whoever made the list may change its items after all. Of arrays and the like, `marshal` knows bytes alone.
+        if not isinstance(value, list) or survey(value) & NOT_PLAIN:
             return value
         try:
             keys = [marshal.dumps(item, 2) for item in value]  # version 2 knows content only, no identity
-        except ValueError:  # of types that JSON does not have
+        except ValueError:  # nested too deeply
             return value
-        return self._list(keys, lambda missing: [value[index] for index in missing])
+        return self._list(keys, lambda missing: [marshal.loads(keys[index]) for index in missing])
 
     def share_array(self, array: pa.Array, decode: Callable[[pa.Array], list[Any]]) -> list[Any]:
         """Return the lists of an Arrow array; only items that are new are made into Python's values.

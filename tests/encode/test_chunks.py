@@ -137,6 +137,18 @@ def test_known_beginnings_are_left_out_of_the_offsets() -> None:
     assert found.first > 0
 
 
+@pytest.mark.parametrize("name", SAFE)
+def test_a_known_beginning_ends_where_a_text_may_be_cut(name: str) -> None:
+    tokenizer = SAFE[name]()
+    encoder = ChunkTokenizer(tokenizer)
+    shared = "\n".join(TOOL % f"tool_{number}" for number in range(16)) + "\n"
+    for behind in [*(f"foo {number}" for number in range(14)), "\nbar", " bar", "\t\n x", "é", "/", "\n{", "foo"]:
+        text = f"{shared}{behind}\n<|im_end|>\n<|im_start|>assistant\nyes"
+        found, whole = encoder.encode(text, len(text) - 3), encoder.encode_whole(text)
+        assert found.input_ids == whole.input_ids
+        assert found.offsets == whole.offsets[found.first :]
+
+
 def test_what_other_calls_leave_in_the_tokenizer_changes_nothing() -> None:
     tokenizer = SAFE["qwen"]()
     encoder = ChunkTokenizer(tokenizer)
@@ -149,6 +161,18 @@ def test_what_other_calls_leave_in_the_tokenizer_changes_nothing() -> None:
     marked = f"{text}\n<|im_end|>"
     for _ in range(3):
         assert encoder.encode(marked).input_ids == tokenizer(marked)["input_ids"]
+
+
+@pytest.mark.parametrize("token", ["weather", "\n{"])
+def test_tokens_that_are_added_later_are_known(token: str) -> None:
+    tokenizer = SAFE["qwen"]()
+    encoder = ChunkTokenizer(tokenizer)
+    text = "\n".join([TOOL % "get_weather"] * 16)
+    for _ in range(12):
+        before = encoder.encode(text)
+    tokenizer.add_tokens([token])
+    for _ in range(3):
+        assert encoder.encode(text) == encoder.encode_whole(text) != before
 
 
 def test_a_difference_is_noticed_and_said_once(

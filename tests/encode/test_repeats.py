@@ -5,6 +5,7 @@ import itertools
 import logging
 import pickle
 import random
+import re
 from datetime import datetime
 from typing import Any
 from unittest import mock
@@ -17,6 +18,7 @@ from transformers.utils import chat_template_utils
 from deepfabric_trainer.encode import ConversationEncoder, EncodedExample, known_parts
 from deepfabric_trainer.errors import DeepFabricTrainerError
 from deepfabric_trainer.schema import normalize_row
+from deepfabric_trainer.template import Watch
 from tests.fixtures.conversations import STYLES
 from tests.fixtures.templates import frozen_clock, tokenizer_with
 from tests.fixtures.tiny import TOOLS, call, tiny_tokenizer
@@ -40,7 +42,7 @@ TEXTS = [
 
 def rows() -> list[Row]:
     """Return rows of few shapes with many texts, whose tools alternate."""
-    made = []
+    made: list[Row] = []
     for number, (text, other) in enumerate(zip(TEXTS, TEXTS[::-1], strict=True)):
         name = ("get_weather", "send_mail")[number % 2]
         arguments = {"city": other} if number % 2 == 0 else {"to": text, "text": other}
@@ -116,6 +118,40 @@ def test_templates_that_look_at_texts_and_tools(name: str, place: str, monkeypat
     check_against_fresh(lambda: ConversationEncoder(tokenizer, chat_template=template), rows()[::2], rounds=2)
 
 
+ANSWERS = [*(f"yes {number}" for number in range(6)), "<think>\nfoo", "[THINK]foo", "Thought: foo", "foo", "ok"]
+
+
+@pytest.mark.parametrize("end", ["<think>\\n", "[THINK]", "Thought: "])
+def test_answers_may_go_on_from_the_prompt_for_reasoning(end: str) -> None:
+    switch = (
+        "{%- if add_generation_prompt and enable_thinking is defined and enable_thinking %}{{- '%s' }}{%- endif %}"
+    )
+    template = tokenizer_with("own").chat_template + switch.replace("%s", end)
+    given = [{"messages": conversation("hi", answer)} for answer in ANSWERS]
+    check_against_fresh(lambda: ConversationEncoder(tiny_tokenizer(), chat_template=template), given)
+
+
+def test_what_follows_an_unstopped_turn_may_read_like_its_stop() -> None:
+    template = (
+        "{% for m in messages %}{{ ('A: ' if m.role == 'assistant' else '') + m.content + '\\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}A: {% endif %}"
+    )
+    texts = [*(f"hi {number}" for number in range(6)), "<|foo|>bar", "</s>", "A: ", "hi"]
+    given = [{"messages": conversation("hi", "yes") + conversation(text, "ok")} for text in texts]
+    check_against_fresh(lambda: ConversationEncoder(tiny_tokenizer(), chat_template=template), given)
+
+
+def test_tools_with_private_use_characters_are_refused_after_others_too() -> None:
+    given = [{"messages": conversation("hi", "yes"), "tools": copy.deepcopy(TOOLS[:1])} for _ in range(8)]
+    for number, row in enumerate(given):
+        row["tools"][0]["function"]["description"] = f"Version {number}." if number < 6 else "\U00100005"
+    check_against_fresh(lambda: ConversationEncoder(tiny_tokenizer()), given)
+
+
+def conversation(question: str, answer: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+
+
 def test_a_changed_tool_gives_other_tokens() -> None:
     encoder, row = ConversationEncoder(tokenizer_with("qwen3")), rows()[0]
     for number in range(6):
@@ -155,7 +191,7 @@ def test_a_shape_that_does_not_tell_the_prompts_is_noticed_and_said_once(
 ) -> None:
     monkeypatch.setattr(known_parts, "_FIRST", 100)
     own = tokenizer_with("own").chat_template
-    # That a text comes before another in the alphabet is not looked for.
+    monkeypatch.setattr(known_parts, "watch_of", lambda source: Watch(re.compile("(?!)"), frozenset(), (), True))
     prompt = "assistant\\n' }}{%- endif %}"
     hidden = own.replace(prompt, "assistant\\n' + ('!' if messages[0].content < 'm' else '') }}{%- endif %}")
     assert hidden != own

@@ -1,6 +1,7 @@
 import copy
 from typing import Any
 
+import numpy as np
 import pytest
 from datasets import Dataset
 
@@ -63,6 +64,27 @@ def test_types_count_where_values_are_compared() -> None:
     tools: list[Any] = [[{"default": value}] for value in (1, 1.0, True, "1")]
     rows = list(RowReader().rows({"tools": tools}))
     assert [repr(row["tools"]) for row in rows] == [repr(tool) for tool in tools]
+
+
+def test_who_made_the_values_may_change_them_later() -> None:
+    reader, tool = RowReader(), copy.deepcopy(TOOLS[0])
+    for number in range(4):
+        tool["function"]["description"] = f"Version {number}."
+        (row,) = reader.rows({"tools": [[tool]]})
+        assert row["tools"] == [tool]
+        assert row["tools"][0] is not tool
+
+
+def test_arrays_are_not_compared_by_their_bytes() -> None:
+    values: list[Any] = [
+        np.int64(1),
+        np.float64(5e-324),
+        np.array([1, 0], np.int32),
+        np.array([1], np.int64),
+        np.str_("a"),
+    ]
+    rows = list(RowReader().rows({"tools": [[{"default": value}] for value in values]}))
+    assert [repr(row["tools"]) for row in rows] == [repr([{"default": value}]) for value in values]
 
 
 def test_a_dataset_of_no_columns_that_we_know_gives_empty_rows() -> None:

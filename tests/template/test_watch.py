@@ -54,6 +54,59 @@ def test_a_template_that_cannot_be_read_is_not_clear() -> None:
     assert not watch_of("{% if %}").is_clear
 
 
-def test_templates_of_trl_are_clear_but_for_those_that_ask_how_contents_begin() -> None:
+def test_templates_of_trl_are_clear_but_for_those_that_compare_or_measure_contents() -> None:
     unclear = {name.removesuffix("_training") for name in ALL if not watch_of(trl_template(name)).is_clear}
-    assert unclear == {"idefics3", "smolvlm"}
+    assert unclear == {"idefics3", "smolvlm", "cohere2", "lfm2_2_5", "lfm2_2_5_v2", "lfm2_2_5_vl"}
+
+
+@pytest.mark.parametrize(
+    "test",
+    [
+        "m.content | wordcount > 3",
+        "m.content | length % 2",
+        "m.content | first == 'h'",
+        "m.content | int > 5",
+        "m.content is upper",
+        "m.content.isupper()",
+        "m.content < 'h'",
+        "m.content == messages[0].content",
+        "m.content in messages[0].content",
+        "m == messages[-1]",
+        "m == messages[0]",
+        "m == messages | last",
+        "messages | map(attribute='content') | unique | list | length > 1",
+        "(messages | map(attribute='content') | max) == 'x'",
+    ],
+)
+def test_templates_that_tell_texts_apart_are_not_clear(test: str) -> None:
+    assert not watch_of(LOOP.replace("%s", "{% if " + test + " %}!{% endif %}")).is_clear
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        "{% set n = m.content | length %}{% if n > 5 %}!{% endif %}",
+        "{% for w in l %}{% if w in m.content %}!{% endif %}{% endfor %}",
+    ],
+)
+def test_variables_do_not_hide_that(before: str) -> None:
+    assert not watch_of(LOOP.replace("%s", before)).is_clear
+
+
+@pytest.mark.parametrize(
+    "test",
+    [
+        "m.role != messages[loop.index0 - 1].role",
+        "loop.index0 > ns.last_query_index",
+        "m.get('tool_call_id') == call.get('id')",
+        "m.content | length",
+        "(messages | first).role == 'system'",
+    ],
+)
+def test_roles_places_and_ids_are_no_texts(test: str) -> None:
+    assert watch_of(LOOP.replace("%s", "{% if " + test + " %}!{% endif %}")).is_clear
+
+
+def test_what_a_template_writes_is_known() -> None:
+    watch = watch_of("{{ '<think>\\n' }}Thought: {{ m['content'] }}")
+    assert {"<think>", "Thought:"} == set(watch.written)
