@@ -227,7 +227,11 @@ class ConversationEncoder:
             )
             stops, special = _stop_and_special_texts(self.tokenizer, self.stop_token_ids)
             control = [text for text in (*stops, *special) if text]
-            self._finders[key] = PartFinder(template, stops, special), KnownParts(template, control)
+            finder = PartFinder(template, stops, special)
+            self._finders[key] = (
+                finder,
+                KnownParts(template, control, lambda tools: finder.habits(tools).appended is not None),
+            )
         return self._finders[key]
 
     def _tokenizer_for(self, source: str) -> RenderingTokenizer:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from deepfabric_trainer.encode.parts import Part, shows_all, stands_in, texts_of
 from deepfabric_trainer.encode.regions import Region
-from deepfabric_trainer.encode.shape import shape_of
+from deepfabric_trainer.encode.shape import plain_values, shape_of
 from deepfabric_trainer.encode.skeleton import Place, Skeleton, learn_skeleton
 from deepfabric_trainer.encode.turns import Context, TrainedTurn
 from deepfabric_trainer.schema import Message, Tool
@@ -85,10 +85,18 @@ class KnownParts:
     Args:
         template (`ChatTemplate`): Renders the conversations.
         control_texts (`Sequence[str]`): The texts of special and stop tokens.
+        appends_prompts (`Callable`): Whether, with these tools, the template is known to write its prompts behind any
+            conversation in the same way.
     """
 
-    def __init__(self, template: ChatTemplate, control_texts: Sequence[str]) -> None:
+    def __init__(
+        self,
+        template: ChatTemplate,
+        control_texts: Sequence[str],
+        appends_prompts: Callable[[Sequence[Tool] | None], bool],
+    ) -> None:
         self._template = template
+        self._appends_prompts = appends_prompts
         self._control = re.compile("|".join(map(re.escape, control_texts)) or "(?!)")
         self._shapes: dict[str, _Shapes | None] = {}
 
@@ -106,8 +114,13 @@ class KnownParts:
         shape = shape_of(messages, watch_of(source), self._control)
         if shape is None:
             return find()
-        # Where every tool has a place of its own in a rendering, any others may stand there.
-        keys: list[Hashable] = [(shape, *wanted, len(tools or ())), (shape, *wanted, tools and tools.known)]
+        keys: list[Hashable] = [(shape, *wanted, tools and tools.known)]
+        if self._appends_prompts(tools):
+            # Where every tool has a place of its own in a rendering, any others may stand there.
+            keys.insert(0, (shape, *wanted, len(tools or ())))
+        else:
+            # A prompt may depend on what a rendering shows it does not: on a tool, or on a number.
+            keys = [(keys[0], plain_values(messages))]
         for key in keys:
             known = shapes.found.get(key)
             if known is None:
@@ -161,7 +174,7 @@ class KnownParts:
         if len(known.parts) < len(parts):
             shapes.misfits += 1
             return
-        key = keys[0] if all(part.skeleton.shows_tools for part in known.parts) else keys[1]
+        key = keys[0] if all(part.skeleton.shows_tools for part in known.parts) else keys[-1]
         self._forget(shapes, key)
         shapes.found[key] = known
         shapes.characters += known.characters

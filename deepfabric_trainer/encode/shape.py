@@ -45,6 +45,12 @@ def shape_of(messages: Sequence[Message], watch: Watch, control: re.Pattern[str]
     return tuple(shape)
 
 
+def plain_values(messages: Sequence[Message]) -> tuple[str, ...]:
+    """Return the values in the arguments of a conversation's calls that are no texts: numbers, truth values, nulls."""
+    calls = (call for message in messages for call in message.get("tool_calls", ()))
+    return tuple(repr(value) for call in calls for value in _plain(call["function"]["arguments"]))
+
+
 def _entry(message: Message, texts: list[str], names: dict[str, int]) -> Hashable | None:
     """Return what a message adds to the shape, `None` where it has keys of its own; collect its texts."""
     if not _MESSAGE_KEYS.issuperset(message):
@@ -99,3 +105,11 @@ def _leaves(value: Any) -> Iterator[str]:
     elif isinstance(value, list):
         for item in value:
             yield from _leaves(item)
+
+
+def _plain(value: Any) -> Iterator[Any]:
+    if isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _plain(item)
+    elif not isinstance(value, str):
+        yield value

@@ -186,6 +186,41 @@ def test_a_clock_that_goes_on_is_read() -> None:
         assert example.text.startswith(f"0{day} Jan 2026")
 
 
+@pytest.mark.parametrize(
+    "condition",
+    ["messages[-2].tool_calls[0].function.arguments.days > 5", "tools[0].function.name == 'get_weather'"],
+)
+def test_prompts_may_depend_on_a_number_or_a_tool(condition: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answers go on from the prompt that some conversations of the shape have and others have not."""
+    monkeypatch.setattr(known_parts, "_FIRST", 0)
+    own = tokenizer_with("own").chat_template
+    prompt = "assistant\\n' }}{%- endif %}"
+    # Every turn is written with the words that only some prompts supply, so they show in no rendering of the whole.
+    turns = own.replace("assistant\\n' + message.content", "assistant\\nSay: ' + message.content")
+    template = turns.replace(
+        prompt, "assistant\\n' + ('Say: ' if messages | length > 2 and " + condition + " else '') }}{%- endif %}"
+    )
+    assert template.count("Say: ") == 2
+    given = []
+    for number in range(8):
+        days, tools = (number * 3 % 8, TOOLS) if "days" in condition else (1, TOOLS[:: 1 - 2 * (number % 2)])
+        messages = [
+            {"role": "user", "content": f"Weather {number}?"},
+            {"role": "assistant", "content": "", "tool_calls": [call("get_weather", city="Rome", days=days)]},
+            {"role": "tool", "content": f"rain {number}"},
+            {"role": "assistant", "content": f"It rains {number}."},
+        ]
+        given.append({"messages": messages, "tools": tools})
+    tokenizer = tiny_tokenizer()
+    encoder = ConversationEncoder(tokenizer, chat_template=template)
+    starts = set()
+    for row in given * 2:
+        (example,) = encoder.encode(row)
+        assert [example] == ConversationEncoder(tokenizer, chat_template=template).encode(row)
+        starts.add("Say: It" in tokenizer.decode([label for label in example.labels if label != -100]))
+    assert starts == {True, False}
+
+
 def test_a_shape_that_does_not_tell_the_prompts_is_noticed_and_said_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
