@@ -71,7 +71,7 @@ class Figure:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.prepare", description=__doc__.split("\n")[0])
-    parser.add_argument("--rows", type=int, default=2000, help="rows of each set (default: 2000)")
+    parser.add_argument("--rows", type=int, default=1500, help="rows of each set (default: 1500)")
     parser.add_argument("--tools", type=int, default=20, help="tools of a row (default: 20)")
     parser.add_argument("--catalogue", type=int, default=200, help="tools of the large catalogue (default: 200)")
     parser.add_argument("--repeats", type=int, default=2, help="runs of each, of which the best counts (default: 2)")

@@ -14,6 +14,26 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _prepare(figures: Sequence[Json]) -> str:
+    return f"{_prepare_table(figures)}\n\n{_differences(figures)}"
+
+
+def _differences(figures: Sequence[Json]) -> str:
+    """Say which tokens only one of the two trains."""
+    sentences = []
+    for who, key in (("TRL", "only_trl_trains"), ("Ours", "only_we_train")):
+        counts = [
+            (repr(token), count / figure["rows"]) for figure in figures[:1] for token, count in figure[key].items()
+        ]
+        what = ", ".join(f"`{token}` {count:g} times" for token, count in counts)
+        sentences.append(f"{who} alone trains, a row, {what}." if what else f"{who} alone trains nothing.")
+    reason = (
+        "What TRL's labels have more is the line end behind each stop token, and an empty reasoning block where the "
+        "template writes one that the prompt of inference does not have."
+    )
+    return "\n".join([*sentences, reason] if any(figure["only_trl_trains"] for figure in figures) else sentences)
+
+
+def _prepare_table(figures: Sequence[Json]) -> str:
     headings = (
         "a row lists",
         "rows",
