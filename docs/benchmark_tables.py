@@ -14,7 +14,7 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _prepare(figures: Sequence[Json]) -> str:
-    return f"{_prepare_table(figures)}\n\n{_differences(figures)}"
+    return f"{_prepare_table(figures)}\n{_differences(figures)}\n"
 
 
 def _differences(figures: Sequence[Json]) -> str:
