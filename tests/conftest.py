@@ -75,13 +75,7 @@ def make_sft_trainer(tiny_tokenizer: Any, tiny_model: Any, tmp_path: Path) -> Ca
             "per_device_train_batch_size": 2,
             "max_steps": 2,
             "learning_rate": 1e-3,
-            "use_cpu": True,
-            "bf16": False,
-            "report_to": [],
-            "disable_tqdm": True,
-            "logging_steps": 1,
-            "save_strategy": "no",
-            "activation_checkpointing": False,
+            **tiny.QUIET,
         }
         return SFTTrainer(
             model=tiny_model if model is None else model,

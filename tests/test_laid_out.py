@@ -14,7 +14,7 @@ from deepfabric_trainer.collators import PackingCollator, SharedPrefixCollator, 
 from deepfabric_trainer.errors import ConfigError
 from deepfabric_trainer.rows import to_dataset
 from tests.collators.models import make_model
-from tests.fixtures.tiny import tiny_model, tiny_tokenizer, tool_rows
+from tests.fixtures.tiny import QUIET, tiny_model, tiny_tokenizer, tool_rows
 
 Run = Callable[..., Any]
 LOGGED = ("loss", "entropy", "mean_token_accuracy", "num_tokens", "grad_norm", "aux_loss")
@@ -29,13 +29,7 @@ def make_trainer(tmp_path: Path) -> Run:
             "per_device_train_batch_size": 4,
             "max_steps": 3,
             "learning_rate": 1e-3,
-            "use_cpu": True,
-            "bf16": False,
-            "report_to": [],
-            "disable_tqdm": True,
-            "logging_steps": 1,
-            "save_strategy": "no",
-            "activation_checkpointing": False,
+            **QUIET,
         }
         return DeepFabricTrainer(
             model=tiny_model(tokenizer) if model is None else model,

@@ -19,7 +19,7 @@ from deepfabric_trainer.collators import SharedPrefixCollator, ToolCallCollator
 from deepfabric_trainer.errors import ConfigError
 from deepfabric_trainer.loss import weigh
 from deepfabric_trainer.rows import to_dataset
-from tests.fixtures.tiny import tiny_model, tiny_tokenizer, tool_rows
+from tests.fixtures.tiny import QUIET, tiny_model, tiny_tokenizer, tool_rows
 
 Run = Callable[..., Any]
 Gradients = dict[str, torch.Tensor]
@@ -46,13 +46,7 @@ def make_trainer(tmp_path: Path) -> Run:
             "lr_scheduler_type": "constant",
             "optim": "sgd",
             "max_grad_norm": 0.0,
-            "use_cpu": True,
-            "bf16": False,
-            "report_to": [],
-            "disable_tqdm": True,
-            "logging_steps": 1,
-            "save_strategy": "no",
-            "activation_checkpointing": False,
+            **QUIET,
         }
         rows = tool_rows() if rows is None else rows
         return DeepFabricTrainer(

@@ -20,7 +20,7 @@ from deepfabric_trainer.passes import TokenBudget, fold, is_out_of_memory, lay_o
 from deepfabric_trainer.rows import to_dataset
 from tests.collators.batches import KINDS, make_examples
 from tests.collators.models import loss_and_gradients, make_model
-from tests.fixtures.tiny import tiny_model, tiny_tokenizer, tool_rows
+from tests.fixtures.tiny import QUIET, tiny_model, tiny_tokenizer, tool_rows
 
 Run = Callable[..., Any]
 LOGGED = ("loss", "entropy", "mean_token_accuracy", "num_tokens", "grad_norm")
@@ -42,13 +42,7 @@ def make_trainer(tmp_path: Path) -> Run:
             "per_device_train_batch_size": 4,
             "max_steps": 3,
             "learning_rate": 1e-3,
-            "use_cpu": True,
-            "bf16": False,
-            "report_to": [],
-            "disable_tqdm": True,
-            "logging_steps": 1,
-            "save_strategy": "no",
-            "activation_checkpointing": False,
+            **QUIET,
         }
         return trainer_class(
             model=tiny_model(tokenizer) if model is None else model,

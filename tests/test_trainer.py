@@ -18,7 +18,7 @@ from deepfabric_trainer.collators import SharedPrefixCollator, ToolCallCollator
 from deepfabric_trainer.encode import ConversationEncoder
 from deepfabric_trainer.errors import ConfigError, DataFormatError
 from deepfabric_trainer.rows import to_dataset
-from tests.fixtures.tiny import TOOLS, call, tiny_model, tiny_tokenizer, tool_rows
+from tests.fixtures.tiny import QUIET, TOOLS, call, tiny_model, tiny_tokenizer, tool_rows
 
 Run = Callable[..., Any]
 
@@ -43,13 +43,7 @@ def make_trainer(tmp_path: Path) -> Run:
             "max_steps": 3,
             "learning_rate": 1e-3,
             "lr_scheduler_type": "constant",
-            "use_cpu": True,
-            "bf16": False,
-            "report_to": [],
-            "disable_tqdm": True,
-            "logging_steps": 1,
-            "save_strategy": "no",
-            "activation_checkpointing": False,
+            **QUIET,
         }
         return trainer_class(
             model=tiny_model(tokenizer) if model is None else model,

@@ -16,7 +16,7 @@ from deepfabric_trainer.errors import DataFormatError
 from deepfabric_trainer.prepare.lazy import EncodedOnDemand
 from deepfabric_trainer.rows import to_dataset
 from deepfabric_trainer.training_order import find_sampler
-from tests.fixtures.tiny import tiny_model, tiny_tokenizer, tool_rows
+from tests.fixtures.tiny import QUIET, tiny_model, tiny_tokenizer, tool_rows
 
 Run = Callable[..., Any]
 
@@ -30,13 +30,7 @@ def make_trainer(tmp_path: Path) -> Run:
             "per_device_train_batch_size": 4,
             "num_train_epochs": 2,
             "learning_rate": 1e-3,
-            "use_cpu": True,
-            "bf16": False,
-            "report_to": [],
-            "disable_tqdm": True,
-            "logging_steps": 1,
-            "save_strategy": "no",
-            "activation_checkpointing": False,
+            **QUIET,
         }
         return DeepFabricTrainer(
             model=tiny_model(tokenizer),
