@@ -108,10 +108,13 @@ class _Cleaner:
     ) -> dict[str, Any]:
         kept = {}
         for key, item in value.items():
-            declared = _declared(schemas, key)
             if item is not None:
-                kept[key] = self.clean(item, self.expand(*declared))
-            elif declared:
+                # Only nulls go, so only what may hold some is looked at, with its schemas.
+                holds_more = isinstance(item, dict | list)
+                kept[key] = self.clean(item, self.expand(*_declared(schemas, key))) if holds_more else item
+                continue
+            declared = _declared(schemas, key)
+            if declared:
                 if self.likely and self._cannot_be_null(key, declared, schemas):
                     self.repairs.add(Repair.OPTIONAL_NULLS)
                 else:
