@@ -124,8 +124,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--repeats",
         type=int,
-        default=2,
-        help="runs of each, in turns; twice as many where nothing is shared (default: 2)",
+        default=1,
+        help="runs of each, in turns; four times as many where nothing is shared (default: 1)",
     )
     parser.add_argument("--layers", type=int, default=2, help="of the models (default: 2)")
     parser.add_argument("--hidden", type=int, default=256, help="width of the models (default: 256)")
@@ -160,7 +160,7 @@ def make_settings(options: argparse.Namespace) -> list[Setting]:
     return [
         Setting("step, Qwen's vocabulary", large, of_tools, steps=1, repeats=1),
         Setting("step, small vocabulary", small, of_tools, options.steps, options.repeats, packs=True),
-        Setting("step, nothing shared", small, texts, options.steps, 2 * options.repeats, train_on="all"),
+        Setting("step, nothing shared", small, texts, options.steps, 4 * options.repeats, train_on="all"),
     ]
 
 
