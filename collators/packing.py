@@ -8,7 +8,7 @@ import torch
 
 from deepfabric_trainer.collators.masks import MaskForm
 from deepfabric_trainer.collators.prefix_tree import lone_examples
-from deepfabric_trainer.collators.rows import check_row_length, count_tokens, lay_out, read_examples, rows_of
+from deepfabric_trainer.collators.rows import check_row_length, lay_out, read_examples, rows_of
 from deepfabric_trainer.collators.weights import check_loss_weights
 
 
@@ -104,12 +104,4 @@ class PackingCollator:
         ids, labels, weights = read_examples(examples, self.loss_weights)
         longest = None if self.attn_implementation == "prefix_tree" else max(map(len, ids))
         rows = rows_of(lone_examples(ids), ids, labels, row_length=self.max_length or longest, max_tokens=None)
-        batch = lay_out(
-            rows,
-            weights,
-            self.mask_form,
-            pad_token_id=self.pad_token_id,
-            pad_to_multiple_of=self.pad_to_multiple_of,
-            return_tree=self.return_tree,
-        )
-        return batch | (count_tokens(ids, sum(map(len, ids))) if self.return_num_tokens else {})
+        return lay_out(rows, ids, weights, self)

@@ -1,7 +1,7 @@
 """What the collators that lay out rows have in common: from trees of examples to the tensors of a batch."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -62,43 +62,50 @@ def rows_of(
     return [Row(trees, ids, labels) for trees in fill_rows(roots, capacity)]
 
 
+class RowOptions(Protocol):
+    """What the collators that lay out rows are told alike."""
+
+    pad_token_id: int
+    pad_to_multiple_of: int | None
+    return_num_tokens: bool
+    return_tree: bool
+
+    @property
+    def mask_form(self) -> MaskForm:
+        """What the model wants to be told of which token sees which."""
+
+
 def lay_out(
-    rows: Sequence[Row],
-    weights: list[list[float]] | None,
-    mask_form: MaskForm,
-    *,
-    pad_token_id: int,
-    pad_to_multiple_of: int | None,
-    return_tree: bool,
+    rows: Sequence[Row], ids: Sequence[list[int]], weights: list[list[float]] | None, options: RowOptions
 ) -> dict[str, Any]:
     """Return the batch of these rows.
 
     Args:
         rows (`Sequence[Row]`): R rows.
+        ids (`Sequence[list[int]]`): The tokens of the examples.
         weights (`list[list[float]]`, *optional*): The weight of each token of each example.
-        mask_form (`MaskForm`): What the model wants to be told of which token sees which.
-        pad_token_id (`int`): The id to pad `input_ids` with.
-        pad_to_multiple_of (`int`, *optional*): Round T up to this multiple (tokens).
-        return_tree (`bool`): Whether the batch holds `prefix_tree` beside a mask.
+        options (`RowOptions`): The collator.
 
     Returns:
         `dict[str, Any]`: `input_ids`, `labels`, `position_ids` [R, T] int64, `attention_mask`, and `loss_weights`
-        [R, T] float32 if there are weights; `prefix_tree` where it is asked for, or takes the place of the mask.
+        [R, T] float32 if there are weights; `prefix_tree` where it is asked for, or takes the place of the mask; the
+        counts of tokens where they are asked for.
     """
-    positions = pad_rows([row.positions for row in rows], 0, pad_to_multiple_of)
+    multiple, form = options.pad_to_multiple_of, options.mask_form
+    positions = pad_rows([row.positions for row in rows], 0, multiple)
     tree = PrefixTree(tuple(tuple(row.placed) for row in rows))
     batch: dict[str, Any] = {
-        "input_ids": pad_rows([row.input_ids for row in rows], pad_token_id, pad_to_multiple_of),
-        "labels": pad_rows([row.labels for row in rows], IGNORED, pad_to_multiple_of),
+        "input_ids": pad_rows([row.input_ids for row in rows], options.pad_token_id, multiple),
+        "labels": pad_rows([row.labels for row in rows], IGNORED, multiple),
         "position_ids": positions,
-        "attention_mask": mask_form.of(tree, positions),
+        "attention_mask": form.of(tree, positions),
     }
-    if return_tree or mask_form.attn_implementation == "prefix_tree":
+    if options.return_tree or form.attn_implementation == "prefix_tree":
         batch["prefix_tree"] = tree
     if weights is not None:
-        rows_of_weights = [row.lay_out(weights) for row in rows]
-        batch["loss_weights"] = pad_weights(rows_of_weights, batch["labels"], pad_to_multiple_of)
-    return batch
+        batch["loss_weights"] = pad_weights([row.lay_out(weights) for row in rows], batch["labels"], multiple)
+    computed = sum(len(row.input_ids) for row in rows)
+    return batch | (count_tokens(ids, computed) if options.return_num_tokens else {})
 
 
 def count_tokens(ids: Sequence[list[int]], computed: int) -> dict[str, torch.Tensor]:

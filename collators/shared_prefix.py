@@ -130,13 +130,4 @@ class SharedPrefixCollator:
         # A mask grows with the square of a row; without one, a single row has no padding.
         row_length = None if without_mask else max(root.tokens() for root in roots)
         rows = rows_of(roots, ids, labels, row_length=row_length, max_tokens=self.max_tokens)
-        batch = lay_out(
-            rows,
-            weights,
-            self.mask_form,
-            pad_token_id=self.pad_token_id,
-            pad_to_multiple_of=self.pad_to_multiple_of,
-            return_tree=self.return_tree,
-        )
-        computed = sum(len(row.input_ids) for row in rows)
-        return batch | (count_tokens(ids, computed) if self.return_num_tokens else {})
+        return lay_out(rows, ids, weights, self)
