@@ -1,8 +1,5 @@
 import copy
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,11 +16,11 @@ from deepfabric_trainer.collators import SharedPrefixCollator, ToolCallCollator
 from deepfabric_trainer.errors import ConfigError
 from deepfabric_trainer.loss import weigh
 from deepfabric_trainer.rows import to_dataset
+from tests.fixtures.processes import run_processes
 from tests.fixtures.tiny import QUIET, tiny_model, tiny_tokenizer, tool_rows
 
 Run = Callable[..., Any]
 Gradients = dict[str, torch.Tensor]
-ROOT = Path(__file__).parents[1]
 
 WEIGHTS = {"tool_name": 5.0, "tool_arguments": 2.5, "content": 0.25, "format": 0.1}
 NAMES = ["reasoning", "content", "tool_name", "tool_arguments", "format", "stop"]
@@ -397,18 +394,8 @@ def test_messages_of_weight_0_and_1_go_anywhere(make_trainer: Run) -> None:
 @pytest.mark.parametrize("average", [True, False])
 def test_two_processes_give_the_step_of_one(tmp_path: Path, average: bool) -> None:
     """Only the second process has weights; on average each goes by the weights of both, otherwise by its own."""
-    command = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "tests.fixtures.weighted_run"]
     (tmp_path / "rows.json").write_text(json.dumps(rows_with_weights()))
-    run = subprocess.run(
-        [sys.executable, "-m", *command, str(tmp_path), str(average)],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    assert run.returncode == 0, run.stderr[-3000:]
+    run_processes("tests.fixtures.weighted_run", str(tmp_path), str(average))
     after = torch.load(tmp_path / "parameters.pt")
     before = tiny_model(tiny_tokenizer())
     found = {name: parameter.detach() - after[name] for name, parameter in before.named_parameters()}

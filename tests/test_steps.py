@@ -2,8 +2,6 @@
 
 import json
 import logging
-import subprocess
-import sys
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +18,7 @@ from deepfabric_trainer.passes import TokenBudget, fold, is_out_of_memory, lay_o
 from deepfabric_trainer.rows import to_dataset
 from tests.collators.batches import KINDS, make_examples
 from tests.collators.models import loss_and_gradients, make_model
+from tests.fixtures.processes import run_processes
 from tests.fixtures.tiny import QUIET, tiny_model, tiny_tokenizer, tool_rows
 
 Run = Callable[..., Any]
@@ -219,14 +218,7 @@ def test_processes_with_different_numbers_of_passes_make_the_step_of_whole_batch
         folder = tmp_path / str(number)
         folder.mkdir()
         (folder / "rows.json").write_text(json.dumps(short + long))
-        launcher = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-        subprocess.run(
-            [sys.executable, "-m", *launcher, "-m", "tests.fixtures.weighted_run", str(folder), "True", *budget],
-            cwd=Path(__file__).parents[1],
-            capture_output=True,
-            check=True,
-            timeout=300,
-        )
+        run_processes("tests.fixtures.weighted_run", str(folder), "True", *budget)
         parameters.append(torch.load(folder / "parameters.pt"))
     for name, expected in parameters[0].items():
         torch.testing.assert_close(parameters[1][name], expected, rtol=1e-4, atol=1e-6, msg=name)
