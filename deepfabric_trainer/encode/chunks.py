@@ -1,40 +1,28 @@
-r"""Tokenizing texts that repeat, such as renderings of one tool catalogue: what was tokenized before is remembered.
+"""Tokenizing texts that repeat, such as renderings of one tool catalogue: what was tokenized before is remembered.
 
-A text is cut behind line ends, in front of a visible ASCII character. The pre-tokenizers of byte-level tokenizers end
-a word there, whatever stands around it, so that the tokens of the whole are those of its chunks; no token is made over
-the border of two words. Whether a tokenizer is of that kind is read from its parts and tried on all pairs of
-characters; and the first texts and a sample of the others are compared with the tokens of the whole.
+A text is cut where its tokens are those of the pieces, as `cuts` finds out for a tokenizer. All the same the first
+texts and a sample of the others are compared with the tokens of the whole.
 """
 
-import itertools
-import json
 import logging
 import re
 from array import array
-from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from deepfabric_trainer.encode.cuts import find_cut
+
 logger = logging.getLogger(__name__)
 
-_VISIBLE = [chr(code) for code in range(33, 127) if chr(code) != "/"]
-"""What may stand behind a cut. Some tokenizers join a slash to the line end before it."""
-_CUTS = (re.compile(r"\n(?=[!-.0-~])"), re.compile(r"(?<=\S)\n(?=[!-.0-~])"))
-"""Behind any line end, or only behind one that ends a line that does not end in white space."""
-_FIRST, _EVERY = 8, 256
+_FIRST, _EVERY = 4, 256
 """Texts that are compared with the tokens of the whole: so many at first, then each of so many."""
 _SHORTEST_TEXT = 256
 _SHORTEST, _SHORT = 48, 96
 """Characters of a chunk that is looked up wherever it stands, and at most of one between two that were found."""
 _LONG = 1024
 """Characters of a beginning that is remembered as a whole."""
-_MOST_CHUNKS, _MOST_CHARACTERS, _MOST_SEEN = 16384, 4 * 2**20, 16384
-_NORMALIZERS = ("NFC", "NFD", "NFKC", "NFKD")
-"""They change nothing around a line end with a visible ASCII character behind it."""
-_NOT_LOCAL = re.compile(r"\(\?<|\\[bBAGzZK]|[\^$]")
-"""Of a regular expression: what looks at the text before a match, or at where the text begins and ends."""
-_SET = re.compile(r"\[\^?\]?(?:\\.|[^\]\\])*\]")
-_PROBES = "é\u3000日\u0301\u2028\x00/𝄞"
+_MOST_CHUNKS, _MOST_CHARACTERS, _MOST_SEEN = 8192, 2 * 2**20, 16384
+"""Chunks are kept in two generations of this size each; those not used for a whole one are forgotten."""
 
 
 class Encoding(NamedTuple):
@@ -108,7 +96,8 @@ class ChunkTokenizer:
         self._added: int | None = None
         self._cut: re.Pattern[str] | None = None
         self._texts = 0
-        self._chunks: OrderedDict[str, _Chunk] = OrderedDict()
+        self._chunks: dict[str, _Chunk] = {}
+        self._older: dict[str, _Chunk] = {}
         self._characters = 0
         self._seen: set[int] = set()
         self._last = ""
@@ -166,21 +155,30 @@ class ChunkTokenizer:
         if pending < len(text):
             building.add_encoding(self._run(text[pending:]), pending, len(text))
         if reach[0] >= _LONG:
-            self._remember(text[: reach[0]], building.ids[: reach[1]])
+            self._remember(text, building.ids, reach)
         return building.encoding()
 
-    def _remember(self, beginning: str, input_ids: list[int]) -> None:
+    def _remember(self, text: str, input_ids: list[int], reach: tuple[int, int]) -> None:
         """Remember a beginning of two texts in a row, so that its chunks need not be looked up one by one."""
+        beginning = text[: reach[0]]
         if beginning == self._last:
-            self._beginning = beginning, input_ids
+            self._beginning = beginning, input_ids[: reach[1]]
         self._last = beginning
 
     def _look_up(self, piece: str) -> _Chunk | None:
         """Return a chunk that was seen before; one that is seen for the first time is only remembered as such."""
         chunk = self._chunks.get(piece)
         if chunk is not None:
-            self._chunks.move_to_end(piece)
             return chunk
+        chunk = self._older.get(piece) or self._learn(piece)
+        if chunk is not None:
+            self._chunks[piece] = chunk
+            self._characters += len(piece)
+            if self._characters > _MOST_CHARACTERS or len(self._chunks) > _MOST_CHUNKS:
+                self._chunks, self._older, self._characters = {}, self._chunks, 0
+        return chunk
+
+    def _learn(self, piece: str) -> _Chunk | None:
         key = hash(piece)
         if key not in self._seen:
             if len(self._seen) >= _MOST_SEEN:
@@ -189,18 +187,12 @@ class ChunkTokenizer:
             return None
         encoding = self._run(piece)
         offsets = encoding.offsets
-        chunk = _Chunk(
+        return _Chunk(
             encoding.ids, array("i", [start for start, _ in offsets]), array("i", [end for _, end in offsets])
         )
-        self._chunks[piece] = chunk
-        self._characters += len(piece)
-        while self._characters > _MOST_CHARACTERS or len(self._chunks) > _MOST_CHUNKS:
-            self._characters -= len(self._chunks.popitem(last=False)[0])
-        return chunk
 
     def _forget(self) -> None:
-        self._chunks.clear()
-        self._characters = 0
+        self._chunks, self._older, self._characters = {}, {}, 0
         self._last = ""
         self._beginning = "", []
 
@@ -219,63 +211,3 @@ class ChunkTokenizer:
         # A call with truncation or padding leaves them behind.
         is_plain = backend.truncation is None and backend.padding is None and not backend.encode_special_tokens
         return self._cut if is_plain else None
-
-
-def find_cut(tokenizer: Any) -> re.Pattern[str] | None:
-    """Return where texts may be cut so that their tokens are those of the chunks, `None` if that cannot be told."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None or any("\n" in token.content or token.lstrip for token in _added_tokens(tokenizer)):
-        return None
-    if type(backend.model).__name__ != "BPE" or backend.model.dropout:
-        return None
-    normalizer, pre_tokenizer = _state(backend.normalizer), _state(backend.pre_tokenizer)
-    if normalizer is not None and normalizer["type"] not in _NORMALIZERS:
-        return None
-    steps = [] if pre_tokenizer is None else pre_tokenizer.get("pretokenizers", [pre_tokenizer])
-    if not steps or not all(_is_local(step) for step in steps) or steps[-1]["type"] != "ByteLevel":
-        return None
-    # What follows the first step works inside the words that it makes.
-    first = backend.pre_tokenizer if len(steps) == 1 else backend.pre_tokenizer[0]
-    return next((cut for cut in _CUTS if _makes_no_difference(cut, first)), None)
-
-
-def _added_tokens(tokenizer: Any) -> list[Any]:
-    return list(tokenizer.added_tokens_decoder.values())
-
-
-def _state(part: Any) -> dict[str, Any] | None:
-    return None if part is None else dict(json.loads(part.__getstate__()))
-
-
-def _is_local(step: dict[str, Any]) -> bool:
-    """Tell whether a step of a pre-tokenizer finds words from left to right, by nothing that stands before them."""
-    if step["type"] == "ByteLevel":
-        return not step["add_prefix_space"]
-    if step["type"] == "Digits":
-        return True
-    if step["type"] != "Split" or step["behavior"] not in ("Isolated", "Removed"):
-        return False
-    pattern = step["pattern"].get("Regex")
-    return pattern is None or not _NOT_LOCAL.search(_SET.sub("", pattern))
-
-
-def _makes_no_difference(cut: re.Pattern[str], step: Any) -> bool:
-    """Tell whether a step of a pre-tokenizer ends a word at every cut, and finds the same words without what follows.
-
-    Tried on all visible characters behind a cut and on many texts before it.
-    """
-    pairs = itertools.product(" \t\n\ra1}é", repeat=2)
-    for before in dict.fromkeys([*_PROBES, *_VISIBLE, *map("".join, pairs)]):
-        line = f"a {before}\n"
-        text, places = "", []
-        for behind in _VISIBLE:
-            if cut.search(line + behind):
-                places.append(len(text))
-                text += f"{line}{behind}\n\n"
-        if not places:
-            continue
-        alone = [word for _, word in step.pre_tokenize_str(line)]
-        words = {word for _, word in step.pre_tokenize_str(text)}
-        if not all((place + start, place + end) in words for place in places for start, end in alone):
-            return False
-    return True

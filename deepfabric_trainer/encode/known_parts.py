@@ -18,7 +18,6 @@ from deepfabric_trainer.encode.skeleton import Place, Skeleton, learn_skeleton
 from deepfabric_trainer.encode.turns import Context, TrainedTurn
 from deepfabric_trainer.schema import Message, Tool
 from deepfabric_trainer.template import Catalogue, ChatTemplate, Rendering, Span, watch_of
-from deepfabric_trainer.template.brackets import has_brackets
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +111,7 @@ class KnownParts:
         if shapes is None or (tools is not None and not isinstance(tools, Catalogue)):
             return find()
         shape = shape_of(messages, watch_of(source), self._control)
-        if shape is None:
+        if shape is None or (tools is not None and tools.holds_brackets):
             return find()
         keys: list[Hashable] = [(shape, *wanted, tools and tools.known)]
         if self._appends_prompts(tools):
@@ -143,8 +142,7 @@ class KnownParts:
         parts = []
         for part in known.parts:
             text = self._template.render(messages[: part.length], tools)
-            # Tools may hold them as well; rows with such characters are refused, whatever came before.
-            begins = None if has_brackets(text) else part.skeleton.fit(text, messages, tools)
+            begins = part.skeleton.fit(text, messages, tools)
             if begins is None or not _shows_tools(part.skeleton, tools):
                 return None
             parts.append(Part(Rendering(text), tuple(turn.at(begins) for turn in part.turns), part.length))

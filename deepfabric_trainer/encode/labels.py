@@ -2,6 +2,7 @@
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
+from math import inf
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -52,10 +53,10 @@ def regions_of_tokens(encoding: Encoding, turns: Sequence[TrainedTurn]) -> list[
 
 def tokens_within(offsets: Sequence[tuple[int, int]], span: Span) -> range:
     """Return the tokens that share characters with a span."""
-    first = bisect_right(offsets, span.start, key=lambda offset: offset[0]) - 1
+    first = bisect_right(offsets, (span.start, inf)) - 1
     while first > 0 and offsets[first - 1][1] > span.start:
         first -= 1
-    last = bisect_left(offsets, span.end, key=lambda offset: offset[0])
+    last = bisect_left(offsets, (span.end, -inf))
     first = max(first, 0)
     while first < last and offsets[first][1] <= span.start:
         first += 1

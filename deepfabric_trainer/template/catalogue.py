@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from deepfabric_trainer.schema import Tool
+from deepfabric_trainer.template.brackets import has_brackets
 
 MOST_TOOLS = 4096
 MOST_BYTES = 64 * 2**20
@@ -30,6 +31,7 @@ class KnownTool:
         written (`dict[Any, str]`): What templates wrote it as, by the part that was written and the style.
         shows_all (`dict[str, bool]`): Whether such a text holds all that a model must see of the tool.
         control_texts (`dict[str, frozenset[str]]`): Its texts that hold control tokens, by the pattern of these.
+        holds_brackets (`bool`): Whether it holds characters that brackets are made of.
     """
 
     tool: Tool
@@ -37,6 +39,10 @@ class KnownTool:
     written: dict[Any, str] = field(default_factory=dict)
     shows_all: dict[str, bool] = field(default_factory=dict)
     control_texts: dict[str, frozenset[str]] = field(default_factory=dict)
+    holds_brackets: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.holds_brackets = has_brackets(self.content.decode(errors="replace"))
 
 
 class Catalogue(Sequence[Tool]):
@@ -49,6 +55,7 @@ class Catalogue(Sequence[Tool]):
     def __init__(self, known: tuple[KnownTool, ...]) -> None:
         self.known = known
         self.tools = [one.tool for one in known]
+        self.holds_brackets = any(one.holds_brackets for one in known)
 
     def __getitem__(self, index: Any) -> Any:
         """Return the tool, or the list of tools, at an index."""

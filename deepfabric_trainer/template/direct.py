@@ -13,6 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jinja2
+from jinja2 import nodes
+from jinja2.ext import Extension
+from jinja2.parser import Parser
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import chat_template_utils
 
@@ -27,6 +30,7 @@ _FIRST, _EVERY = 4, 128
 _MOST_TEMPLATES = 64
 _OPTIONS = frozenset(inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters)
 """What is not a variable of the template, but tells `apply_chat_template` what to do."""
+_OF_DICTIONARIES = frozenset(dir(dict))
 FIRST_TOOL = 0x7000
 """The number of the brackets around the first tool; what stands in messages has numbers below it."""
 
@@ -151,6 +155,8 @@ class DirectRenderer:
             own = environment.overlay()
             own.filters = {**environment.filters, "tojson": self._remembering(environment.filters["tojson"])}
             own.is_safe_attribute = _remembering_verdicts(own.is_safe_attribute)
+            own.getattr = _reading_keys_first(own.getattr)
+            own.extensions = {**own.extensions, _Generation.identifier: _Generation(own)}
             template: jinja2.Template = own.from_string(source)
         except Exception:  # the public function says what is wrong
             return None
@@ -178,6 +184,30 @@ class DirectRenderer:
             return bracket(text, number)
 
         return remembering
+
+
+class _Generation(Extension):
+    """Writes the body of a `generation` block as it is: where it stands in the text is not asked for here."""
+
+    tags = {"generation"}  # noqa: RUF012
+    priority = 101
+    """Of two extensions with one tag the later has it: not that of `transformers`, which calls the body as a macro."""
+
+    def parse(self, parser: Parser) -> nodes.Node:
+        line = next(parser.stream).lineno
+        # What the body sets stays inside, as it does in a macro.
+        return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line)
+
+
+def _reading_keys_first(read: Callable[[Any, str], Any]) -> Callable[[Any, str], Any]:
+    """Read the keys of dictionaries without a look for an attribute of that name, which plain ones do not have."""
+
+    def reading(owner: Any, name: str) -> Any:
+        if type(owner) is dict and name not in _OF_DICTIONARIES and name in owner:
+            return owner[name]
+        return read(owner, name)
+
+    return reading
 
 
 def _remembering_verdicts(is_safe: Callable[[Any, str, Any], bool]) -> Callable[[Any, str, Any], bool]:
