@@ -64,6 +64,20 @@ def make_tools(count: int, seed: int = 0) -> list[Json]:
     return [_tool(verb, resource, rng) for verb, resource in names[:count]]
 
 
+def briefly(tools: Sequence[Json]) -> list[Json]:
+    """Return the tools with the required parameters only, without descriptions: less than half of the tokens."""
+    return [{**tool, "function": {**tool["function"], "parameters": _bare(tool)}} for tool in tools]
+
+
+def _bare(tool: Json) -> Json:
+    parameters = tool["function"]["parameters"]
+    kept = {name: parameters["properties"][name] for name in parameters["required"]}
+    bare = {
+        name: {key: value for key, value in schema.items() if key != "description"} for name, schema in kept.items()
+    }
+    return {**parameters, "properties": bare}
+
+
 def make_rows(count: int, *, catalogue: Sequence[Json], tools_per_row: int, seed: int = 0) -> list[Json]:
     """Return rows of `messages` and `tools`: a question, a valid call of one of the tools, its result, an answer.
 

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from benchmarks.catalogue import as_text, make_rows, make_tools
+from benchmarks.catalogue import as_text, briefly, make_rows, make_tools
 from benchmarks.tokenizer import small_tokenizer
 from deepfabric_trainer.validate import validate_dataset
 
@@ -54,3 +54,16 @@ def test_the_small_tokenizer_renders_tools_and_gives_the_text_back() -> None:
     assert row["tools"][1]["function"]["name"] in text
     assert ids == small_tokenizer(2048)(text)["input_ids"]
     assert len(ids) < len(text) / 3
+
+
+def test_brief_tools_have_the_required_parameters_and_are_valid():
+    tools = make_tools(20)
+    brief = briefly(tools)
+    assert len(json.dumps(brief)) < 0.5 * len(json.dumps(tools))
+    for tool, short in zip(tools, brief, strict=True):
+        assert short["function"]["description"] == tool["function"]["description"]
+        assert sorted(short["function"]["parameters"]["properties"]) == sorted(
+            tool["function"]["parameters"]["required"]
+        )
+    rows = make_rows(8, catalogue=brief, tools_per_row=20)
+    assert not validate_dataset(rows).findings
