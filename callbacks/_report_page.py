@@ -125,6 +125,9 @@ def advice_for(record: RunRecord) -> list[Advice]:
             )
         )
     chosen = record.best_checkpoint or last
+    if chosen is None and record.status is RunStatus.ENDED:
+        text = "No checkpoint was saved, so a new run begins anew; with these settings it keeps some:"
+        return [Advice(text, 'save_strategy="steps", save_steps=100')]
     if chosen is None:
         text = "No checkpoint was saved yet; at the end of the run this saves the model:"
         return [Advice(text, f"trainer.save_model({record.output_dir!r})")]

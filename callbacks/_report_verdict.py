@@ -134,7 +134,8 @@ def _remarks(record: RunRecord, measured: list[Measurement], last: Measurement) 
             f"It was better before: {_with_interval(best)} at step {best.step:,}. Keep that checkpoint "
             '(`load_best_model_at_end=True`, `metric_for_best_model="eval_tool_call_exact_match"`).'
         )
-    if record.ends_with_best and record.best_step == last.step and len(measured) > 2:
+    chosen = record.ends_with_best and record.best_step == last.step and last.exact_match > measured[0].exact_match
+    if chosen and len(measured) > 2:
         remarks.append(
             f"The checkpoint was chosen among {len(measured)} measurements on the same turns, so its figure is a "
             "little too good; measure it on other rows before you quote it."

@@ -1,6 +1,7 @@
 """What is known of a run at one moment: all that a report is made of."""
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -103,13 +104,13 @@ class RunRecord:
     @cached_property
     def columns(self) -> dict[str, list[tuple[int, float]]]:
         """The steps and values of each logged number, NaN and infinities included."""
-        found: dict[str, list[tuple[int, float]]] = {}
+        found: defaultdict[str, list[tuple[int, float]]] = defaultdict(list)
         for entry in self.history:
             step = int(entry.get("step") or 0)
             for name, value in entry.items():
-                if isinstance(value, int | float) and not isinstance(value, bool):
-                    found.setdefault(name, []).append((step, value))
-        return found
+                if isinstance(value, (int, float)) and value is not True and value is not False:
+                    found[name].append((step, value))
+        return dict(found)
 
     @cached_property
     def measured_prefix(self) -> str | None:

@@ -225,6 +225,7 @@ class TestAdvice:
 
     def test_no_checkpoint(self):
         assert advice_for(record())[0].code == "trainer.save_model('runs/first')"
+        assert "save_steps" in advice_for(record(status=RunStatus.ENDED))[0].code
 
     @pytest.mark.parametrize(("seconds", "said"), [(0, "0 s"), (119, "119 s"), (120, "2 min"), (11_100, "3 h 05 min")])
     def test_durations(self, seconds, said):
@@ -275,6 +276,10 @@ class TestBrowser:
         visible = [tag for tag in re.findall(r"<details class=\"card sample\"[^>]*>", dom) if "hidden" not in tag]
         assert 0 < len(visible) == int(shown) < 24
         assert all('data-outcome="wrong"' in tag for tag in visible)
+
+    def test_a_run_that_was_killed_long_ago(self, tmp_path: Path):
+        dom = self.show(tmp_path, render_html(record(losses(2.0), status=RunStatus.RUNNING)))
+        assert re.search(r"</time> \(\d+ days ago: if nothing is running any more, it was killed\)", dom)
 
     def test_a_hostile_page_runs_nothing(self, tmp_path: Path):
         dom = self.show(tmp_path, render_html(hostile_run()))
