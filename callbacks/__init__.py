@@ -4,6 +4,15 @@ if not __name__.startswith("deepfabric_trainer."):
     )
 
 from deepfabric_trainer.callbacks.metric_early_stopping import MetricEarlyStoppingCallback
+from deepfabric_trainer.callbacks.progress import TrainingProgressCallback
+from deepfabric_trainer.callbacks.run_report import RunReportCallback
 from deepfabric_trainer.callbacks.sample_generation import GenerationResult, SampleGenerationCallback, TurnSample
 
-__all__ = ["GenerationResult", "MetricEarlyStoppingCallback", "SampleGenerationCallback", "TurnSample"]
+__all__ = [
+    "GenerationResult",
+    "MetricEarlyStoppingCallback",
+    "RunReportCallback",
+    "SampleGenerationCallback",
+    "TrainingProgressCallback",
+    "TurnSample",
+]

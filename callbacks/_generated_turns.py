@@ -1,60 +1,20 @@
 """Generating recorded turns with all processes, and comparing them with what was recorded."""
 
 import traceback
-from dataclasses import dataclass
 from typing import Any
 
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
+from deepfabric_trainer.callbacks._measurements import TurnSample
 from deepfabric_trainer.callbacks._sampled_turns import Turn
 from deepfabric_trainer.generate import generate_with_shared_prefix
 from deepfabric_trainer.toolcalls import (
-    ParsedResponse,
-    ToolCallScore,
     parse_tool_calls,
     score_response,
     stop_token_ids,
     summarize_scores,
 )
-
-
-@dataclass(frozen=True)
-class TurnSample:
-    """One generated turn beside the recorded one.
-
-    Args:
-        row (`int`): The row of the dataset.
-        prompt (`list[dict[str, Any]]`): The messages before the turn.
-        expected_calls (`list[dict[str, Any]]`): The recorded calls.
-        expected_text (`str`): The recorded content.
-        predicted_text (`str`): What was generated, special tokens included.
-        parsed (`ParsedResponse`): The same, parsed.
-        score (`ToolCallScore`): How its calls compare.
-    """
-
-    row: int
-    prompt: list[dict[str, Any]]
-    expected_calls: list[dict[str, Any]]
-    expected_text: str
-    predicted_text: str
-    parsed: ParsedResponse
-    score: ToolCallScore
-
-
-@dataclass(frozen=True)
-class GenerationResult:
-    """What one measurement found.
-
-    Args:
-        step (`int`): The global step.
-        metrics (`dict[str, float]`): Named as they are logged.
-        samples (`list[TurnSample]`): The turns, in the order of the rows.
-    """
-
-    step: int
-    metrics: dict[str, float]
-    samples: list[TurnSample]
 
 
 def generate_turns(

@@ -10,12 +10,8 @@ from accelerate.utils import gather_object
 from tqdm.auto import tqdm  # type: ignore[import-untyped]
 from transformers import TrainerCallback
 
-from deepfabric_trainer.callbacks._generated_turns import (
-    GenerationResult,
-    TurnSample,
-    generate_turns,
-    summarize_samples,
-)
+from deepfabric_trainer.callbacks._generated_turns import generate_turns, summarize_samples
+from deepfabric_trainer.callbacks._measurements import GenerationResult, TurnSample
 from deepfabric_trainer.callbacks._sampled_turns import Turn, choose_turns, encode_prompt
 from deepfabric_trainer.errors import ConfigError
 from deepfabric_trainer.toolcalls import parse_tool_calls

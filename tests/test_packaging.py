@@ -28,6 +28,19 @@ def test_every_package_of_the_tree_is_in_the_wheel() -> None:
     assert len(listed) == len(set(listed))
 
 
+def test_every_file_that_is_no_module_is_in_the_wheel() -> None:
+    """A page's template that is missing from the list is missed only where the wheel is installed."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    listed = {(package, name) for package, names in settings["package-data"].items() for name in names}
+    there = {
+        (package, path.name)
+        for package in settings["packages"]
+        for path in ROOT.joinpath(*package.split(".")).iterdir()
+        if path.is_file() and path.suffix not in (".py", ".pyc")
+    }
+    assert there == listed
+
+
 @pytest.mark.parametrize("name", ["callbacks", "collators"])
 def test_the_links_are_relative_and_the_top_level_names_are_refused(name: str) -> None:
     assert (ROOT / "deepfabric_trainer" / name).readlink() == Path("..") / name

@@ -1,0 +1,189 @@
+import logging
+import os
+import tempfile
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+from transformers import TrainerCallback
+
+from deepfabric_trainer.callbacks._followed_run import FollowedRun, JournalReader, describe_data
+from deepfabric_trainer.callbacks._report_json import render_json
+from deepfabric_trainer.callbacks._report_page import render_html, render_markdown
+from deepfabric_trainer.callbacks._run_record import RunStatus
+from deepfabric_trainer.callbacks._unfinished import Unfinished, last_error
+from deepfabric_trainer.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+_PAGES = {"report.html": render_html, "report.md": render_markdown, "metrics.json": render_json}
+_SHARE = 100
+"""The time between two reports is at least so many times what one takes to write."""
+
+
+class RunReportCallback(TrainerCallback):
+    """Leave a report of the run in its output folder: `report.html`, `report.md` and `metrics.json`.
+
+    The page says first, in a sentence, what the run has shown, and claims no more than the 95% intervals do. Behind
+    it come curves, events, tools, samples beside what was recorded, data, settings and how to go on. It is one file
+    that loads nothing. What a model wrote stands in it as text.
+
+    It is written after each evaluation and measurement, at logs from time to time, and at the end. When an exception
+    ends the run, the page says so as soon as the trainer is gone or Python exits; after a kill it keeps saying
+    "running", with the time. A resumed run goes on with the report in its folder.
+
+    In a plain `Trainer` give this callback last, so that it sees what the others measure. Without
+    [`SampleGenerationCallback`] there are no samples, and the verdict says that nothing measured tool calls. A report
+    that cannot be written is said once, and the run goes on.
+
+    Args:
+        every_seconds (`float`, *optional*, defaults to 30.0): Seconds between two reports at logs, at least; more
+            where writing takes so long that it would cost over 1% of the time.
+
+    Attributes:
+        trainer_data (`Mapping[str, Mapping[str, Any]]`, *optional*): What became of the data, which a trainer can
+            set: for each dataset by name `rows`, `examples`, `rejected` and `remarks` (a list of sentences).
+
+    Raises:
+        ConfigError: If `every_seconds` is negative.
+    """
+
+    _run: FollowedRun | None
+    _unfinished: Unfinished | None
+    _journal: JournalReader
+
+    def __init__(self, *, every_seconds: float = 30.0) -> None:
+        if not every_seconds >= 0:
+            raise ConfigError(
+                f"`every_seconds` is {every_seconds}", expected="0 or more", fix="pass a number of seconds"
+            )
+        self.every_seconds = every_seconds
+        self.trainer_data: Mapping[str, Mapping[str, Any]] | None = None
+        self._forget()
+
+    def __getstate__(self) -> dict[str, Any]:
+        kept = {"every_seconds": self.every_seconds, "trainer_data": self.trainer_data}
+        return {**self.__dict__, **kept, "_run": None, "_unfinished": None, "_journal": JournalReader()}
+
+    def on_train_begin(
+        self, args: Any, state: Any, control: Any, model: Any = None, train_dataloader: Any = None, **kwargs: Any
+    ) -> None:
+        """Begin a report, or go on with that of the run that is resumed."""
+        if not state.is_world_process_zero:
+            return
+        if self._unfinished is not None:
+            self._unfinished.settle()
+        journal = self._journal
+        self._forget()
+        self._journal = journal
+        try:
+            data = describe_data(self.trainer_data, Path(args.output_dir), train_dataloader)
+            self._run = FollowedRun(args, state, model, data)
+        except Exception:
+            self._complain()
+            return
+        self._unfinished = Unfinished(state, self._ended_unexpectedly)
+        self._is_due = True
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Write, if it is time; every callback has had its say on the step before."""
+        if self._run is None:
+            return
+        if self._is_due or self._journal.has_news(control) or (self._has_logs and monotonic() >= self._next_time):
+            self._look(state, control)
+            self._write(RunStatus.RUNNING)
+            self._run.throughput.interrupted()
+        self._run.throughput.step_begins()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Look at the clock."""
+        if self._run is not None:
+            self._run.throughput.step_ends()
+            self._run.step = state.global_step
+
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **kwargs: Any
+    ) -> None:
+        """Note how many tokens were trained on."""
+        if self._run is not None:
+            self._run.logged(logs or {}, state.global_step)
+            self._has_logs = True
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Write soon: during training when the other callbacks have seen the evaluation, after it at once."""
+        if self._run is None:
+            return
+        self._run.throughput.interrupted()
+        self._is_due = True
+        if self._has_ended:
+            self._look(state, control)
+            self._write(RunStatus.FINISHED)
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Note the checkpoint."""
+        if self._run is not None:
+            self._run.throughput.interrupted()
+            self._run.saved(state.global_step)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Write the report of the whole run."""
+        if self._run is None:
+            return
+        if self._unfinished is not None:
+            self._unfinished.settle()
+        self._unfinished, self._has_ended = None, True
+        self._look(state, control)
+        self._write(RunStatus.FINISHED)
+
+    def _forget(self) -> None:
+        self._run = None
+        self._unfinished = None
+        self._journal = JournalReader()
+        self._is_due = False
+        self._has_logs = False
+        self._has_ended = False
+        self._has_complained = False
+        self._next_time = 0.0
+
+    def _look(self, state: Any, control: Any) -> None:
+        if self._run is not None:
+            self._run.observe(state)
+            self._run.told(self._journal.read(control))
+
+    def _ended_unexpectedly(self) -> None:
+        self._write(RunStatus.ENDED, last_error())
+
+    def _write(self, status: RunStatus, error: str | None = None) -> None:
+        if self._run is None:
+            return
+        begin = monotonic()
+        try:
+            record = self._run.record(status, error)
+            for name, render in _PAGES.items():
+                _write_whole(self._run.output_dir / name, render(record))
+        except Exception:
+            self._complain()
+        end = monotonic()
+        self._next_time = end + max(self.every_seconds, _SHARE * (end - begin))
+        self._is_due = self._has_logs = False
+
+    def _complain(self) -> None:
+        if not self._has_complained:
+            logger.warning("the report cannot be written, and the run goes on without it\n%s", traceback.format_exc())
+        self._has_complained = True
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Write a file so that a reader finds the old or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(text)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
