@@ -43,6 +43,9 @@ class DeepFabricTrainer(SFTTrainer):
     that rows which TRL would corrupt are encoded right, which the log says. Rows that are no conversations (text,
     prompt-completion, tokenized, with images) go TRL's way, unchanged.
 
+    Logs and evaluations of conversations also hold loss and token accuracy by region (`eval_token_accuracy_tool_name`,
+    `eval_loss_tool_arguments`, ...), of the same forward pass: means over tokens, whatever the batches and processes.
+
     Callbacks that have a method `compute_metrics` are asked for more metrics in each evaluation, before anyone reads
     them; those without a dataset of their own generate from the evaluation rows, of several sets from the first.
 
