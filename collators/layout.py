@@ -1,7 +1,7 @@
 """Trees of examples written out as rows of tokens, and which of the tokens sees which."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import torch
@@ -19,10 +19,12 @@ class PlacedSegment:
     Args:
         length (`int`): Its tokens.
         parent (`int`): The number of the segment that it continues, in the same row; -1 for none.
+        example (`int`): The example of the batch that it was read from: of a segment that several have, one of them.
     """
 
     length: int
     parent: int
+    example: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ class Row:
     def _place(self, segment: Segment, parent: int) -> None:
         number = len(self.segments)
         self.segments.append(segment)
-        self.placed.append(PlacedSegment(segment.end - segment.start, parent))
+        self.placed.append(PlacedSegment(segment.end - segment.start, parent, segment.example))
         for child in segment.children:
             self._place(child, number)
 
@@ -128,6 +130,22 @@ def times_held(tree: PrefixTree, length: int) -> torch.Tensor:
         lengths = torch.tensor([segment.length for segment in segments])
         held[row, : int(lengths.sum())] = torch.repeat_interleave(torch.tensor(examples), lengths)
     return held
+
+
+def examples_of_tokens(tree: PrefixTree, length: int) -> torch.Tensor:
+    """Return for each token the example that it was read from, [R, T] int64; -1 for padding.
+
+    A trained token is no other example's.
+
+    Args:
+        tree (`PrefixTree`): Of a batch of R rows.
+        length (`int`): T, with padding.
+    """
+    examples = torch.full((len(tree.rows), length), -1)
+    for row, segments in enumerate(tree.rows):
+        numbers = [segment.example for segment in segments for _ in range(segment.length)]
+        examples[row, : len(numbers)] = torch.tensor(numbers)
+    return examples
 
 
 def unroll(tree: PrefixTree, row: int, values: Sequence[_Value]) -> list[list[_Value]]:

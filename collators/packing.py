@@ -31,6 +31,7 @@ class PackingCollator:
         return_num_tokens (`bool`, *optional*, defaults to `False`): Also give `num_tokens` and `num_computed`, for
             whoever takes them out of the batch before the forward pass.
         return_tree (`bool`, *optional*, defaults to `False`): Also give `prefix_tree` with a mask, likewise.
+        return_regions (`bool`, *optional*, defaults to `False`): Also give `regions`, [R, T] int64, likewise.
         loss_weights (`Mapping[int, float]`, *optional*): See [`SharedPrefixCollator`].
 
     Raises:
@@ -70,6 +71,7 @@ class PackingCollator:
     pad_to_multiple_of: int | None = None
     return_num_tokens: bool = False
     return_tree: bool = False
+    return_regions: bool = False
     loss_weights: Mapping[int, float] | None = None
 
     def __post_init__(self) -> None:
@@ -91,7 +93,7 @@ class PackingCollator:
 
         Args:
             examples (`Sequence[Mapping[str, list[int]]]`): B examples with `input_ids` and `labels` of length T_i,
-                `regions` when they are weighed, and perhaps `weights`.
+                `regions` when they are weighed or asked for, and perhaps `weights`.
 
         Returns:
             `dict[str, Any]`: `input_ids`, `labels` and `position_ids` [R, T] int64, and `attention_mask`
@@ -101,7 +103,7 @@ class PackingCollator:
         Raises:
             DataFormatError: If the batch is empty, or an example is not encoded.
         """
-        ids, labels, weights = read_examples(examples, self.loss_weights)
-        longest = None if self.attn_implementation == "prefix_tree" else max(map(len, ids))
-        rows = rows_of(lone_examples(ids), ids, labels, row_length=self.max_length or longest, max_tokens=None)
-        return lay_out(rows, ids, weights, self)
+        read = read_examples(examples, self.loss_weights, return_regions=self.return_regions)
+        longest = None if self.attn_implementation == "prefix_tree" else max(map(len, read.ids))
+        rows = rows_of(lone_examples(read.ids), read, row_length=self.max_length or longest, max_tokens=None)
+        return lay_out(rows, read, self)

@@ -1,6 +1,7 @@
 """What the collators that lay out rows have in common: from trees of examples to the tensors of a batch."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -24,34 +25,48 @@ def check_row_length(value: int | None, name: str) -> None:
         raise ConfigError(f"{name} is {value}", expected="a positive number of tokens, or None")
 
 
+@dataclass(frozen=True)
+class Examples:
+    """What the examples of a batch give, a list each.
+
+    Args:
+        ids (`list[list[int]]`): Their tokens.
+        labels (`list[list[int]]`): Their labels.
+        weights (`list[list[float]]`, *optional*): What their tokens weigh in the loss, if they are weighed.
+        regions (`list[list[int]]`, *optional*): Their regions, if these are asked for.
+    """
+
+    ids: list[list[int]]
+    labels: list[list[int]]
+    weights: list[list[float]] | None
+    regions: list[list[int]] | None
+
+
 def read_examples(
-    examples: Sequence[Mapping[str, Any]], loss_weights: Mapping[int, float] | None
-) -> tuple[list[list[int]], list[list[int]], list[list[float]] | None]:
-    """Return the tokens, the labels and, if there are any, the weights of the examples of a batch.
+    examples: Sequence[Mapping[str, Any]], loss_weights: Mapping[int, float] | None, *, return_regions: bool
+) -> Examples:
+    """Read the examples of a batch.
 
     Raises:
         DataFormatError: If the batch is empty, or an example is not encoded.
     """
-    check_examples(examples, ("labels", "regions") if loss_weights else ("labels",))
-    ids = [list(example["input_ids"]) for example in examples]
-    labels = [list(example["labels"]) for example in examples]
-    return ids, labels, weights_of_tokens(examples, loss_weights)
+    check_examples(examples, ("labels", "regions") if loss_weights or return_regions else ("labels",))
+    return Examples(
+        ids=[list(example["input_ids"]) for example in examples],
+        labels=[list(example["labels"]) for example in examples],
+        weights=weights_of_tokens(examples, loss_weights),
+        regions=[list(example["regions"]) for example in examples] if return_regions else None,
+    )
 
 
 def rows_of(
-    roots: Sequence[Segment],
-    ids: Sequence[list[int]],
-    labels: Sequence[list[int]],
-    *,
-    row_length: int | None,
-    max_tokens: int | None,
+    roots: Sequence[Segment], examples: Examples, *, row_length: int | None, max_tokens: int | None
 ) -> list[Row]:
     """Put trees into rows.
 
     Args:
         roots (`Sequence[Segment]`): The trees.
-        ids (`Sequence[list[int]]`): The tokens of the batch's examples.
-        labels (`Sequence[list[int]]`): Their labels.
+        examples (`Examples`): Those of the batch.
         row_length (`int`, *optional*): How many tokens are put into a row, at most; `None`: all.
         max_tokens (`int`, *optional*): The same, and trees with more of them are cut into several.
     """
@@ -59,7 +74,7 @@ def rows_of(
         roots = cut_trees(roots, max_tokens)
     limits = [limit for limit in (row_length, max_tokens) if limit is not None]
     capacity = min(limits, default=sum(root.tokens() for root in roots))
-    return [Row(trees, ids, labels) for trees in fill_rows(roots, capacity)]
+    return [Row(trees, examples.ids, examples.labels) for trees in fill_rows(roots, capacity)]
 
 
 class RowOptions(Protocol):
@@ -75,21 +90,18 @@ class RowOptions(Protocol):
         """What the model wants to be told of which token sees which."""
 
 
-def lay_out(
-    rows: Sequence[Row], ids: Sequence[list[int]], weights: list[list[float]] | None, options: RowOptions
-) -> dict[str, Any]:
+def lay_out(rows: Sequence[Row], examples: Examples, options: RowOptions) -> dict[str, Any]:
     """Return the batch of these rows.
 
     Args:
         rows (`Sequence[Row]`): R rows.
-        ids (`Sequence[list[int]]`): The tokens of the examples.
-        weights (`list[list[float]]`, *optional*): The weight of each token of each example.
+        examples (`Examples`): Those of the batch.
         options (`RowOptions`): The collator.
 
     Returns:
-        `dict[str, Any]`: `input_ids`, `labels`, `position_ids` [R, T] int64, `attention_mask`, and `loss_weights`
-        [R, T] float32 if there are weights; `prefix_tree` where it is asked for, or takes the place of the mask; the
-        counts of tokens where they are asked for.
+        `dict[str, Any]`: `input_ids`, `labels`, `position_ids` [R, T] int64, and `attention_mask`; `loss_weights`
+        [R, T] float32 and `regions` [R, T] int64 if the examples have them; `prefix_tree` where it is asked for, or
+        takes the place of the mask; the counts of tokens where they are asked for.
     """
     multiple, form = options.pad_to_multiple_of, options.mask_form
     positions = pad_rows([row.positions for row in rows], 0, multiple)
@@ -102,10 +114,14 @@ def lay_out(
     }
     if options.return_tree or form.attn_implementation == "prefix_tree":
         batch["prefix_tree"] = tree
-    if weights is not None:
-        batch["loss_weights"] = pad_weights([row.lay_out(weights) for row in rows], batch["labels"], multiple)
+    if examples.regions is not None:
+        regions = [row.lay_out(examples.regions) for row in rows]
+        batch["regions"] = pad_rows(regions, 0, multiple)
+    if examples.weights is not None:
+        weights = [row.lay_out(examples.weights) for row in rows]
+        batch["loss_weights"] = pad_weights(weights, batch["labels"], multiple)
     computed = sum(len(row.input_ids) for row in rows)
-    return batch | (count_tokens(ids, computed) if options.return_num_tokens else {})
+    return batch | (count_tokens(examples.ids, computed) if options.return_num_tokens else {})
 
 
 def count_tokens(ids: Sequence[list[int]], computed: int) -> dict[str, torch.Tensor]:

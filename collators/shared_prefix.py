@@ -40,6 +40,7 @@ class SharedPrefixCollator:
         return_num_tokens (`bool`, *optional*, defaults to `False`): Also give `num_tokens` and `num_computed`, for
             whoever takes them out of the batch before the forward pass.
         return_tree (`bool`, *optional*, defaults to `False`): Also give `prefix_tree` with a mask, likewise.
+        return_regions (`bool`, *optional*, defaults to `False`): Also give `regions`, [R, T] int64, likewise.
         loss_weights (`Mapping[int, float]`, *optional*): The weight of each [`Region`] in the loss; those not named
             weigh 1. With it, or with examples that have `weights`, the batch holds `loss_weights`, for whoever takes
             them out of it: [`DeepFabricTrainer`] does.
@@ -87,6 +88,7 @@ class SharedPrefixCollator:
     by_layer_type: bool = False
     max_tokens: int | None = None
     return_tree: bool = False
+    return_regions: bool = False
 
     def __post_init__(self) -> None:
         self.mask_form  # noqa: B018 - it checks what it is made of
@@ -109,7 +111,7 @@ class SharedPrefixCollator:
 
         Args:
             examples (`Sequence[Mapping[str, list[int]]]`): B examples with `input_ids` and `labels` of length T_i,
-                `regions` when they are weighed, and perhaps `weights`.
+                `regions` when they are weighed or asked for, and perhaps `weights`.
 
         Returns:
             `dict[str, Any]`: `input_ids`, `labels` and `position_ids` [R, T] int64, and `attention_mask`
@@ -120,14 +122,16 @@ class SharedPrefixCollator:
         Raises:
             DataFormatError: If the batch is empty, or an example is not encoded.
         """
-        ids, labels, weights = read_examples(examples, self.loss_weights)
-        roots = build_forest(ids, labels, self.min_shared)
+        read = read_examples(examples, self.loss_weights, return_regions=self.return_regions)
+        roots = build_forest(read.ids, read.labels, self.min_shared)
         without_mask = self.attn_implementation == "prefix_tree"
         if len(roots) == len(examples) and not without_mask:
-            padding = ToolCallCollator(self.pad_token_id, self.pad_to_multiple_of, loss_weights=self.loss_weights)
+            padding = ToolCallCollator(
+                self.pad_token_id, self.pad_to_multiple_of, self.return_regions, loss_weights=self.loss_weights
+            )
             batch: dict[str, Any] = padding(examples)
-            return batch | (count_tokens(ids, sum(map(len, ids))) if self.return_num_tokens else {})
+            return batch | (count_tokens(read.ids, sum(map(len, read.ids))) if self.return_num_tokens else {})
         # A mask grows with the square of a row; without one, a single row has no padding.
         row_length = None if without_mask else max(root.tokens() for root in roots)
-        rows = rows_of(roots, ids, labels, row_length=row_length, max_tokens=self.max_tokens)
-        return lay_out(rows, ids, weights, self)
+        rows = rows_of(roots, read, row_length=row_length, max_tokens=self.max_tokens)
+        return lay_out(rows, read, self)

@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from deepfabric_trainer.analyze import DatasetReport, analyze_dataset
     from deepfabric_trainer.config import DeepFabricSFTConfig
     from deepfabric_trainer.encode import ConversationEncoder, EncodedExample, Region
     from deepfabric_trainer.errors import (
@@ -28,6 +29,7 @@ _MODULE_OF = {
     "ConfigError": "errors",
     "ConversationEncoder": "encode",
     "DataFormatError": "errors",
+    "DatasetReport": "analyze",
     "DeepFabricSFTConfig": "config",
     "DeepFabricTrainer": "trainer",
     "DeepFabricTrainerError": "errors",
@@ -38,6 +40,7 @@ _MODULE_OF = {
     "TemplateError": "errors",
     "ToolCallScore": "toolcalls",
     "ValidationReport": "validate",
+    "analyze_dataset": "analyze",
     "clean_tool_schema": "tools",
     "filter_tools_for_sample": "tools",
     "get_used_tool_names": "tools",
@@ -52,6 +55,7 @@ __all__ = [
     "ConfigError",
     "ConversationEncoder",
     "DataFormatError",
+    "DatasetReport",
     "DeepFabricSFTConfig",
     "DeepFabricTrainer",
     "DeepFabricTrainerError",
@@ -62,6 +66,7 @@ __all__ = [
     "TemplateError",
     "ToolCallScore",
     "ValidationReport",
+    "analyze_dataset",
     "clean_tool_schema",
     "filter_tools_for_sample",
     "get_used_tool_names",

@@ -1,12 +1,16 @@
 """How a trainer's batches are laid out: the collator that its settings and its model admit."""
 
 import logging
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
+
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from deepfabric_trainer.collators.masks import MaskForm
 from deepfabric_trainer.collators.packing import PackingCollator
+from deepfabric_trainer.collators.padding import pad_rows
 from deepfabric_trainer.collators.shared_prefix import SharedPrefixCollator
 from deepfabric_trainer.collators.support import find_mask_form, why_not
 from deepfabric_trainer.collators.tool_call import ToolCallCollator
@@ -79,7 +83,45 @@ def padded_like(collator: Any) -> Any:
     """Return a collator that gives a row for each example, with the same weights; another one as it is."""
     if not isinstance(collator, LAID_OUT):
         return collator
-    return ToolCallCollator(collator.pad_token_id, collator.pad_to_multiple_of, loss_weights=collator.loss_weights)
+    return ToolCallCollator(
+        collator.pad_token_id,
+        collator.pad_to_multiple_of,
+        collator.return_regions,
+        loss_weights=collator.loss_weights,
+    )
+
+
+def with_regions(collator: Any, dataset: Any) -> Any:
+    """Return a collator that also gives the regions of a dataset's tokens, where the dataset has them.
+
+    A user's own collator is returned as it is.
+    """
+    if "regions" not in (getattr(dataset, "column_names", None) or ()):
+        return collator
+    if type(collator) in (ToolCallCollator, *LAID_OUT):
+        return replace(collator, return_regions=True)
+    return CollatorWithRegions(collator) if type(collator) is DataCollatorForLanguageModeling else collator
+
+
+@dataclass
+class CollatorWithRegions:
+    """TRL's collator, which also gives `regions` beside the labels.
+
+    Args:
+        collator (`DataCollatorForLanguageModeling`): What makes all else of the batch.
+    """
+
+    collator: DataCollatorForLanguageModeling
+    return_regions = True
+
+    def __call__(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Collate examples with `input_ids`, `labels` and `regions`."""
+        batch: dict[str, Any] = self.collator(examples)
+        rows = [list(example["regions"]) for example in examples]
+        if self.collator.padding_free:
+            rows = [list(chain.from_iterable(rows))]
+        batch["regions"] = pad_rows(rows, 0, self.collator.pad_to_multiple_of)
+        return batch
 
 
 def checked(collator: Any, model: Any) -> Any:

@@ -2,7 +2,8 @@
 
 TRL's fused head scores the trained positions on devices with Triton, and every position elsewhere. With 3% of the
 tokens trained and a vocabulary of 151,000 that is nearly all of a small model's step on a CPU. Here the hidden states
-of the trained positions are taken out between the backbone and the head, and their labels and weights with them.
+of the trained positions are taken out between the backbone and the head, and with them their labels, weights and
+regions.
 """
 
 from collections.abc import Iterator
@@ -23,11 +24,11 @@ def trained_positions_only(model: Any, inputs: dict[str, Any]) -> Iterator[dict[
 
     Args:
         model (`torch.nn.Module`): The model as the trainer holds it, perhaps with adapters, not wrapped.
-        inputs (`dict[str, Any]`): A batch with `labels` [R, T], and perhaps `loss_weights` [R, T].
+        inputs (`dict[str, Any]`): A batch with `labels` [R, T], and perhaps `loss_weights` and `regions` [R, T].
 
     Yields:
-        `dict[str, Any]`: The same batch, with `labels` and `loss_weights` [1, N + 1] for N trained positions, or the
-        batch itself where nothing is gained.
+        `dict[str, Any]`: The same batch, with `labels`, `loss_weights` and `regions` [1, N + 1] for N trained
+        positions, or the batch itself where nothing is gained.
     """
     labels = inputs.get("labels")
     if labels is None or labels.device.type not in _DEVICES or _has_virtual_tokens(model):
@@ -47,7 +48,7 @@ def trained_positions_only(model: Any, inputs: dict[str, Any]) -> Iterator[dict[
 
     taken_out = {
         name: torch.cat([inputs[name].new_full((1,), blank), inputs[name][:, 1:][trained]])[None]
-        for name, blank in (("labels", -100), ("loss_weights", 0.0))
+        for name, blank in (("labels", -100), ("loss_weights", 0.0), ("regions", 0))
         if name in inputs
     }
     base = model.get_base_model() if hasattr(model, "get_base_model") else model

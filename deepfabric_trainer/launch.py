@@ -5,10 +5,13 @@ once and says nothing (accelerate 1.15). What remains of the wish is `MASTER_ADD
 for two processes and more, and its own command line.
 """
 
+import logging
 import os
 import sys
 
 import psutil
+
+logger = logging.getLogger(__name__)
 
 
 def start_cpu_processes() -> None:
@@ -25,6 +28,17 @@ def start_cpu_processes() -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os.execv(sys.executable, [sys.executable, *launcher, *address, *sys.argv])
+
+
+def warn_of_missing_cpu_processes() -> None:
+    """Say in the log when more processes were asked for than started."""
+    missing = missing_cpu_processes()
+    if missing is not None:
+        logger.warning(
+            "accelerate was asked for %d processes and started this one only: with --cpu it needs MPI for more; "
+            "call `deepfabric_trainer.launch.start_cpu_processes()` first, or launch the script with torchrun",
+            missing,
+        )
 
 
 def missing_cpu_processes() -> int | None:

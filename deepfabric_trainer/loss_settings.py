@@ -25,11 +25,11 @@ def weights_for_collator(args: DeepFabricSFTConfig, dataset: Any) -> dict[int, f
     return {} if isinstance(dataset, IterableDataset) else None
 
 
-def columns_to_weigh(data_collator: Any) -> list[str]:
-    """Return the columns of encoded rows that a collator makes weights from."""
-    if not isinstance(data_collator, _WEIGHING):
-        return []
-    return ["weights", "regions"] if data_collator.loss_weights else ["weights"]
+def columns_beside_labels(data_collator: Any) -> list[str]:
+    """Return the columns of encoded rows, beside tokens and labels, that a collator reads."""
+    weighs = isinstance(data_collator, _WEIGHING)
+    needs_regions = getattr(data_collator, "return_regions", False) or (weighs and data_collator.loss_weights)
+    return [*(["weights"] if weighs else []), *(["regions"] if needs_regions else [])]
 
 
 class Obstacle(NamedTuple):

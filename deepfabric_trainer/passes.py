@@ -113,7 +113,7 @@ def _last_real_token(mask: Any, start: int, end: int, length: int) -> int:
 
 def lay_out_again(batch: Batch, collator: SharedPrefixCollator | PackingCollator, max_tokens: int) -> Batch:
     """Return the examples of a laid-out batch in shorter rows."""
-    names = {"input_ids": "input_ids", "labels": "labels", "loss_weights": "weights"}
+    names = {"input_ids": "input_ids", "labels": "labels", "loss_weights": "weights", "regions": "regions"}
     examples: list[dict[str, Any]] = []
     for row in range(len(batch["prefix_tree"].rows)):
         columns = {
@@ -123,7 +123,13 @@ def lay_out_again(batch: Batch, collator: SharedPrefixCollator | PackingCollator
         }
         examples += [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
     # The weights are those of regions and tokens together.
-    plain = replace(collator, loss_weights=None, return_num_tokens=False, return_tree=True)
+    plain = replace(
+        collator,
+        loss_weights=None,
+        return_num_tokens=False,
+        return_tree=True,
+        return_regions="regions" in batch,
+    )
     laid_out: Batch = send_to_device(plain.with_rows_of(max_tokens)(examples), batch["input_ids"].device)
     return laid_out
 

@@ -31,6 +31,7 @@ class OptimizerStep:
         self.computed_tokens = 0
         self._done: list[tuple[dict[str, Any], Any]] = []
         self._logged: dict[str, int] = {}
+        self._regions: torch.Tensor | None = None
 
     def run(self, model: Any, batch: dict[str, Any], num_items: Any, run_pass: Pass) -> torch.Tensor:
         """Run a micro-batch.
@@ -51,6 +52,7 @@ class OptimizerStep:
         counts = _take_counts(batch)
         if not self._done:
             self._logged = {name: len(values) for name, values in trainer._metrics["train"].items()}
+            self._regions = trainer.region_metrics.saved("train")
         self._done.append((batch, num_items))
         try:
             loss = self._try(model, run_pass)
@@ -115,6 +117,7 @@ class OptimizerStep:
         model.zero_grad()
         for name, values in trainer._metrics["train"].items():
             del values[self._logged.get(name, 0) :]
+        trainer.region_metrics.restore("train", self._regions)
 
     def _most(self, count: int) -> int:
         """Return the number of passes of the process that has most: each joins in what is gathered in every pass."""

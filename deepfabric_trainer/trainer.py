@@ -1,6 +1,5 @@
 """`DeepFabricTrainer`: `SFTTrainer` with our encoding, our batches and our metrics in its place."""
 
-import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -11,14 +10,15 @@ from datasets import IterableDataset
 from transformers import TrainerCallback, TrainingArguments
 from trl import SFTTrainer
 
-from deepfabric_trainer.batches import checked, choose_collator, padded_like
+from deepfabric_trainer.batches import checked, choose_collator, padded_like, with_regions
 from deepfabric_trainer.collators.tree_attention import tree_attention
 from deepfabric_trainer.config import DeepFabricSFTConfig
 from deepfabric_trainer.head import trained_positions_only
 from deepfabric_trainer.laid_out import mask_for_backbone, with_tokens_of_examples
-from deepfabric_trainer.launch import missing_cpu_processes
+from deepfabric_trainer.launch import warn_of_missing_cpu_processes
 from deepfabric_trainer.loss import mean_weight, weigh
-from deepfabric_trainer.loss_settings import columns_to_weigh, find_obstacle, refuse_weights, weights_for_collator
+from deepfabric_trainer.loss_settings import columns_beside_labels, find_obstacle, refuse_weights, weights_for_collator
+from deepfabric_trainer.region_metrics import RegionMetrics, without_repeats
 from deepfabric_trainer.steps import OptimizerStep
 from deepfabric_trainer.training_order import Grouping, find_sampler
 from deepfabric_trainer.training_rows import (
@@ -31,9 +31,8 @@ from deepfabric_trainer.training_rows import (
     prepare_rows,
     rows_to_generate,
     trains_completions_only,
+    without_assistant_only_loss,
 )
-
-logger = logging.getLogger(__name__)
 
 
 class DeepFabricTrainer(SFTTrainer):
@@ -43,6 +42,9 @@ class DeepFabricTrainer(SFTTrainer):
     whole context, and what a batch has in common is computed once. With a plain `SFTConfig` the run is TRL's, except
     that rows which TRL would corrupt are encoded right, which the log says. Rows that are no conversations (text,
     prompt-completion, tokenized, with images) go TRL's way, unchanged.
+
+    Logs and evaluations of conversations also hold loss and token accuracy by region (`eval_token_accuracy_tool_name`,
+    `eval_loss_tool_arguments`, ...), of the same forward pass: means over tokens, whatever the batches and processes.
 
     Callbacks that have a method `compute_metrics` are asked for more metrics in each evaluation, before anyone reads
     them; those without a dataset of their own generate from the evaluation rows, of several sets from the first.
@@ -80,13 +82,7 @@ class DeepFabricTrainer(SFTTrainer):
         self._context_length, self._stop_token_ids = facts_of(model, args)
         if isinstance(args, DeepFabricSFTConfig) and args.packing and args.max_length is None:
             args.max_length = self._context_length
-        missing = missing_cpu_processes()
-        if missing is not None:
-            logger.warning(
-                "accelerate was asked for %d processes and started this one only: with --cpu it needs MPI for more; "
-                "call `deepfabric_trainer.launch.start_cpu_processes()` first, or launch the script with torchrun",
-                missing,
-            )
+        warn_of_missing_cpu_processes()
         is_ours = isinstance(args, DeepFabricSFTConfig)
         conversations = train_dataset is not None and (
             (is_ours and is_encoded(train_dataset)) or holds_conversations(train_dataset)
@@ -101,8 +97,9 @@ class DeepFabricTrainer(SFTTrainer):
         )
         self._grouping: Grouping | None = None
         self._rows = rows_to_generate(eval_dataset)
+        self.region_metrics = RegionMetrics()
         self._step = OptimizerStep(self, getattr(args, "max_tokens_per_batch", None))
-        with _without_assistant_only_loss(args, conversations):
+        with without_assistant_only_loss(args, conversations):
             super().__init__(
                 model=model,
                 args=args,
@@ -170,13 +167,16 @@ class DeepFabricTrainer(SFTTrainer):
         """Compute the parent's loss, weighted, its head on trained positions only, on rows of any layout."""
         for name in ("num_tokens", "num_computed"):
             inputs.pop(name, None)
+        mode = "train" if self.model.training else "eval"
+        if mode == "eval":
+            inputs = without_repeats(inputs, self.accelerator)
         needs_logits = return_outputs or self.compute_loss_func is not None or self.label_smoother is not None
         with (
             tree_attention(self.model),
             mask_for_backbone(self.model, inputs) as shown,
             nullcontext(shown) if needs_logits else trained_positions_only(self.model, shown) as batch,
         ):
-            weighted = weigh(model, batch, num_items_in_batch)
+            weighted = weigh(self.region_metrics.measured(model, batch, mode), batch, num_items_in_batch)
             return super().compute_loss(weighted, batch, return_outputs, num_items_in_batch)
 
     def _track_num_input_tokens(self, inputs: dict[str, Any]) -> None:
@@ -191,12 +191,21 @@ class DeepFabricTrainer(SFTTrainer):
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
-        columns = [*self._signature_columns, *columns_to_weigh(self.data_collator)]
+        columns = [*self._signature_columns, *columns_beside_labels(self.data_collator)]
         self._signature_columns = list(dict.fromkeys(columns))
 
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log as the parent does; beside the training loss also that of each region."""
+        if "loss" in logs:
+            logs.update(self.region_metrics.take("train", self.accelerator.reduce))
+        super().log(logs, start_time)
+
     def evaluation_loop(self, dataloader: Any, description: str, *args: Any, **kwargs: Any) -> Any:
-        """Run the parent's loop, then ask the callbacks for their metrics, before anyone reads them."""
+        """Run the parent's loop, then add the metrics of regions and callbacks, before anyone reads them."""
+        self.region_metrics.begin("eval")
         output = super().evaluation_loop(dataloader, description, *args, **kwargs)
+        prefix = kwargs.get("metric_key_prefix", "eval")
+        output.metrics.update(self.region_metrics.take("eval", self.accelerator.reduce, prefix))
         if description == "Evaluation":
             for callback in self.callback_handler.callbacks:
                 if hasattr(callback, "compute_metrics"):
@@ -204,7 +213,7 @@ class DeepFabricTrainer(SFTTrainer):
                         model=self.model,
                         processing_class=self.processing_class,
                         state=self.state,
-                        metric_key_prefix=kwargs.get("metric_key_prefix", "eval"),
+                        metric_key_prefix=prefix,
                     )
                     output.metrics.update(metrics)
         return output
@@ -212,19 +221,20 @@ class DeepFabricTrainer(SFTTrainer):
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
         """Return the parent's loader; when logits are gathered for `compute_metrics`, with a row an example."""
         chosen = self.eval_dataset if eval_dataset is None else eval_dataset
+        chosen = self.eval_dataset[chosen] if isinstance(chosen, str) else chosen
         # Batches of a stream are cut and joined by accelerate, which takes every tensor for one of rows.
-        with self._padded_batches(self.compute_metrics is not None or isinstance(chosen, IterableDataset)):
+        with self._batches_of(chosen, padded=bool(self.compute_metrics) or isinstance(chosen, IterableDataset)):
             return super().get_eval_dataloader(eval_dataset)
 
     def get_test_dataloader(self, test_dataset: Any) -> Any:
         """Return the parent's loader with a row an example, since `predict` gives back logits."""
-        with self._padded_batches(True):
+        with self._batches_of(test_dataset, padded=True):
             return super().get_test_dataloader(test_dataset)
 
     @contextmanager
-    def _padded_batches(self, wanted: bool) -> Iterator[None]:
+    def _batches_of(self, dataset: Any, *, padded: bool = False) -> Iterator[None]:
         collator = self.data_collator
-        self.data_collator = padded_like(collator) if wanted else collator
+        self.data_collator = with_regions(padded_like(collator) if padded else collator, dataset)
         try:
             yield
         finally:
@@ -272,22 +282,11 @@ class DeepFabricTrainer(SFTTrainer):
 
     def get_train_dataloader(self) -> Any:
         """Return the parent's loader, which tells the epoch to a sampler of ours also after a resume."""
-        loader = super().get_train_dataloader()
+        self.region_metrics.begin("train")
+        with self._batches_of(self.train_dataset):
+            loader = super().get_train_dataloader()
         sampler = find_sampler(loader)
         if sampler is not None:
             # accelerate looks for the sampler when it wraps batches to skip, and finds only what was set.
             loader.set_sampler(sampler)
         return loader
-
-
-@contextmanager
-def _without_assistant_only_loss(args: TrainingArguments, conversations: bool) -> Iterator[None]:
-    """Hide the flag from the parent, which insists on templates that it knows; our labels are right on any."""
-    if not conversations or not getattr(args, "assistant_only_loss", False):
-        yield
-        return
-    args.assistant_only_loss = False
-    try:
-        yield
-    finally:
-        args.assistant_only_loss = True

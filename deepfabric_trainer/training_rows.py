@@ -1,7 +1,8 @@
 """The rows of a trainer: which are ours to encode, how, and what the log says of them."""
 
 import logging
-from collections.abc import Iterable, Mapping, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sized
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +198,19 @@ def check_encoded(dataset: Any, args: Any, name: str) -> tuple[Any, Grouping | N
     if args.shuffle_dataset:
         dataset = dataset.shuffle(seed=args.seed)
     return dataset, Grouping(dataset, encoded_codes(dataset)) if name == "train" and groups(args) else None
+
+
+@contextmanager
+def without_assistant_only_loss(args: TrainingArguments, conversations: bool) -> Iterator[None]:
+    """Hide the flag from the parent, which insists on templates that it knows; our labels are right on any."""
+    if not conversations or not getattr(args, "assistant_only_loss", False):
+        yield
+        return
+    args.assistant_only_loss = False
+    try:
+        yield
+    finally:
+        args.assistant_only_loss = True
 
 
 def drop_untrained(dataset: Any, args: Any, name: str) -> Any:

@@ -463,7 +463,7 @@ def test_without_args_the_config_is_ours(tmp_path: Path, monkeypatch: pytest.Mon
 def test_processes_that_accelerate_did_not_start_are_missed(
     make_trainer: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("deepfabric_trainer.trainer.missing_cpu_processes", lambda: 2)
+    monkeypatch.setattr("deepfabric_trainer.launch.missing_cpu_processes", lambda: 2)
     with caplog.at_level(logging.WARNING, "deepfabric_trainer"):
         make_trainer(DeepFabricTrainer, DeepFabricSFTConfig, tool_rows())
     assert "asked for 2 processes" in caplog.text

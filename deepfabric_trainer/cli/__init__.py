@@ -1,4 +1,7 @@
-"""The command line: `deepfabric-trainer train | check | preview`. Each command imports what it needs when it runs."""
+"""The command line: `deepfabric-trainer train | check | analyze | preview`.
+
+Each command imports what it needs when it runs.
+"""
 
 import argparse
 import sys
@@ -29,6 +32,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from deepfabric_trainer.cli.check import check
 
         return _guarded(lambda: check(parsed.rows, parsed.tokenizer, parsed.most, parsed.output))
+    if parsed.command == "analyze":
+        from deepfabric_trainer.cli.analyze import analyze
+
+        return _guarded(lambda: analyze(parsed.rows, parsed.tokenizer, as_json=parsed.json))
     from deepfabric_trainer.cli.preview import preview
 
     return _guarded(
@@ -60,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="deepfabric-trainer", description="Fine-tune language models to call tools, and check the data for it."
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="train | check | preview")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="train | check | analyze | preview")
     commands.add_parser("train", help="train a model (`train --help` lists the options)", add_help=False)
 
     check = commands.add_parser("check", help="print the rows that are broken and why; exit code 1 if there are any")
@@ -68,6 +75,11 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--tokenizer", help="also encode every row with this tokenizer's chat template")
     check.add_argument("--most", type=int, default=50, help="findings to print (default: 50)")
     check.add_argument("--output", metavar="FINDINGS", help="also write every finding to this JSON Lines file")
+
+    analyze = commands.add_parser("analyze", help="print what is in a dataset: turns, tools, duplicates, tokens")
+    _add_data(analyze)
+    analyze.add_argument("--tokenizer", help="also count tokens, with this tokenizer's chat template")
+    analyze.add_argument("--json", action="store_true", help="print one JSON object")
 
     preview = commands.add_parser("preview", help="show which tokens are trained")
     _add_data(preview)

@@ -42,11 +42,7 @@ def validate_dataset(dataset: Iterable[Mapping[str, Any]], processing_class: Any
 
     ```
     """
-    if isinstance(dataset, Mapping | str):
-        kind = f"splits ({', '.join(map(str, dataset))})" if isinstance(dataset, Mapping) else "a text"
-        raise ConfigError(
-            f"the dataset is {kind}", expected="rows", fix='pass one split, such as `dataset["train"]`, or load it'
-        )
+    require_rows(dataset)
     encoder, tokens = None, ControlTokens()
     if processing_class is not None:
         from deepfabric_trainer.encode import ConversationEncoder  # imports torch; rows alone need none of it
@@ -57,6 +53,19 @@ def validate_dataset(dataset: Iterable[Mapping[str, Any]], processing_class: Any
     for number, row in enumerate(dataset):
         findings.extend(Finding(number, *broken) for broken in _check_row(row, tokens, encoder))
     return ValidationReport(rows=number + 1, findings=findings)
+
+
+def require_rows(dataset: Any) -> None:
+    """Require the rows of one dataset.
+
+    Raises:
+        ConfigError: If it is several datasets or the name of one.
+    """
+    if isinstance(dataset, Mapping | str):
+        kind = f"splits ({', '.join(map(str, dataset))})" if isinstance(dataset, Mapping) else "a text"
+        raise ConfigError(
+            f"the dataset is {kind}", expected="rows", fix='pass one split, such as `dataset["train"]`, or load it'
+        )
 
 
 def _check_row(row: Any, tokens: ControlTokens, encoder: "ConversationEncoder | None") -> Iterator[Broken]:

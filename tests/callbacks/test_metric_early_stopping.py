@@ -1,14 +1,22 @@
+import json
 import logging
 import math
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from datasets import Dataset
+from safetensors.torch import load_file
 from transformers import TrainerCallback, TrainerControl, TrainerState
+from trl import SFTConfig, SFTTrainer
 
-from deepfabric_trainer.callbacks import MetricEarlyStoppingCallback
+from deepfabric_trainer import DeepFabricSFTConfig, DeepFabricTrainer
+from deepfabric_trainer.callbacks import GenerationResult, MetricEarlyStoppingCallback, SampleGenerationCallback
+from deepfabric_trainer.callbacks._journal import journal_of
 from deepfabric_trainer.errors import ConfigError
+from deepfabric_trainer.rows import to_dataset
+from tests.fixtures.tiny import QUIET
 
 METRIC = "eval_tool_call_exact_match"
 NAN = math.nan
@@ -61,12 +69,70 @@ class Run:
         ({"target": 0.9}, [0.1, 0.8], None),
         ({"target": 0.1, "mode": "min"}, [0.5, 0.05], 2),
         ({"target": 0.9}, [NAN], None),
+        ({"patience_steps": 2}, [0.5, 0.4, 0.3], 3),
+        ({"patience_steps": 3}, [0.5, 0.4, 0.6, 0.5, 0.4, 0.3], 6),
+        ({"patience_steps": 9}, [0.5, *[0.4] * 8], None),
+        ({"patience_steps": 2}, [NAN, NAN, NAN], 3),
+        ({"patience_steps": 4, "patience": 2}, [0.5, 0.4, 0.3], 3),
+        ({"patience_steps": 2, "patience": 9}, [0.5, 0.4, 0.3], 3),
+        ({"use_interval": True, "patience": 2}, [0.5, 0.5, 0.4, 0.3], 4),
     ],
 )
 def test_when_it_stops(options, values, stopped):
     callback = MetricEarlyStoppingCallback(**options)
     assert Run(callback).play(values) == stopped
     assert callback.stopped_step == stopped
+
+
+@pytest.mark.parametrize(
+    ("options", "evaluations", "stopped"),
+    [
+        # Each evaluation: the value, its interval.
+        ({}, [(0.5, 0.3, 0.7), (0.4, 0.2, 0.6), (0.3, 0.2, 0.5), (0.3, 0.1, 0.4), (0.2, 0.1, 0.4)], 5),
+        ({}, [(0.5, 0.3, 0.7), (0.3, 0.1, 0.4), (0.4, 0.2, 0.6), (0.3, 0.1, 0.4)], 4),
+        ({}, [(0.5, 0.3, 0.7), (0.3, 0.1, 0.4), (0.6, 0.4, 0.8), (0.3, 0.1, 0.4)], None),
+        ({}, [(0.5, 0.3, 0.7), *[(0.5, 0.3, 0.7)] * 9], None),
+        ({"mode": "min"}, [(0.5, 0.3, 0.7), (0.6, 0.4, 0.8), (0.8, 0.6, 0.9), (0.9, 0.6, 0.9)], 4),
+        ({"patience": None, "patience_steps": 1}, [(0.5, 0.3, 0.7), (0.4, 0.2, 0.6), (0.3, 0.1, 0.4)], 3),
+        ({"use_interval": False}, [(0.5, 0.3, 0.7), (0.4, 0.2, 0.6), (0.4, 0.2, 0.6)], 3),
+        ({}, [(0.5, 0.3, 0.7), (NAN, NAN, NAN), (NAN, NAN, NAN)], 3),
+    ],
+)
+def test_an_interval_that_holds_the_best_is_no_reason_to_stop(options, evaluations, stopped):
+    callback = MetricEarlyStoppingCallback(**{"use_interval": True, "patience": 2} | options)
+    run = Run(callback)
+    for step, (value, low, high) in enumerate(evaluations, start=1):
+        run.state.global_step = step
+        run.evaluate({METRIC: value, f"{METRIC}_low": low, f"{METRIC}_high": high})
+        if run.control.should_training_stop:
+            break
+    assert callback.stopped_step == stopped
+
+
+@pytest.mark.parametrize("prefix", ["eval_", "eval_calls_"])
+def test_evaluations_of_few_turns_do_not_count(prefix):
+    metric = f"{prefix}tool_call_exact_match"
+    callback = MetricEarlyStoppingCallback(metric, patience=1, min_samples=10, target=0.9)
+    run = Run(callback)
+    for step, (value, turns) in enumerate([(0.95, 4), (0.5, 10), (0.1, 9), (0.4, 12)], start=1):
+        run.state.global_step = step
+        run.evaluate({metric: value, f"{prefix}tool_call_turns": turns})
+    assert (callback.best, callback.stopped_step) == (0.5, 4)
+
+
+def test_a_stop_is_an_event_of_the_run():
+    run = Run(MetricEarlyStoppingCallback(patience=1))
+    run.play([0.5, NAN])
+    (event,) = journal_of(run.control).since(0)
+    assert (event.kind, event.step, event.action, event.severity) == ("early_stop", 2, "stop", "info")
+    assert event.message == f"Training stopped: {METRIC} has not been better than 0.5 (step 1) for 1 evaluations."
+    assert event.evidence["best"] == 0.5
+    assert json.dumps(event.evidence, allow_nan=False)
+    assert event.advice == "Use the checkpoint of step 1."
+    run = Run(MetricEarlyStoppingCallback(target=0.5))
+    run.play([0.6])
+    (event,) = journal_of(run.control).since(0)
+    assert event.cause == "The metric has reached its target."
 
 
 def test_best_is_kept():
@@ -159,7 +225,11 @@ def test_says_once_why(caplog):
 
 
 @pytest.mark.parametrize(
-    "options", [{"mode": "best"}, {"patience": 0}, {"patience": 1.5}, {"min_delta": -0.1}, {"min_delta": NAN}]
+    "options",
+    [
+        *({"mode": "best"}, {"patience": 0}, {"patience": 1.5}, {"patience_steps": 0}, {"patience_steps": 2.5}),
+        *({"min_delta": -0.1}, {"min_delta": NAN}, {"min_samples": -1}),
+    ],
 )
 def test_settings(options):
     with pytest.raises(ConfigError, match=next(iter(options))):
@@ -190,6 +260,30 @@ class TestState:
         Run(resumed, global_step=2, stateful_callbacks=saved)
         assert (resumed.best, resumed.bad_evaluations) == (0.9, 1)
 
+    def test_two_of_one_metric(self):
+        patient, hasty = (MetricEarlyStoppingCallback(patience=patience) for patience in (5, 2))
+        Run(patient).play([0.9, 0.8, 0.7])
+        Run(hasty).play([0.9])
+        saved = TrainerState(stateful_callbacks=[patient, hasty]).stateful_callbacks
+        for callback, bad in ((patient, 2), (hasty, 0)):
+            resumed = MetricEarlyStoppingCallback(patience=callback.patience)
+            Run(resumed, global_step=3, stateful_callbacks=saved)
+            assert resumed.bad_evaluations == bad
+
+    def test_the_newest_state_counts_and_settings_may_change(self):
+        callback = MetricEarlyStoppingCallback(patience=3)
+        states = []
+        for values in ([0.5], [0.5, 0.4]):
+            Run(callback).play(values)
+            states.append(callback.state())
+        name = type(callback).__name__
+        resumed = MetricEarlyStoppingCallback(patience=7)
+        Run(resumed, global_step=2, stateful_callbacks={name: states})
+        assert (resumed.patience, resumed.bad_evaluations) == (7, 1)
+        other = MetricEarlyStoppingCallback(mode="min")
+        Run(other, global_step=2, stateful_callbacks={name: states})
+        assert other.best is None
+
 
 class Feed(TrainerCallback):
     """Gives evaluations a metric."""
@@ -199,6 +293,80 @@ class Feed(TrainerCallback):
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
         metrics[METRIC] = self.values[state.global_step - 1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("restore", [False, True])
+def test_two_survive_a_resume(make_sft_trainer, tool_rows, restore):
+    """Transformers restores the oldest of their states, and keeps the newest in the checkpoint."""
+    values = (0.5, 0.4, 0.3, 0.2, 0.1, 0.0)
+    options = {
+        "eval_dataset": Dataset.from_list(tool_rows),
+        "eval_strategy": "steps",
+        "eval_steps": 1,
+        "save_strategy": "steps",
+        "save_steps": 1,
+        "restore_callback_states_from_checkpoint": restore,
+    }
+
+    def make(steps: int) -> Any:
+        stops = [MetricEarlyStoppingCallback(patience=4), MetricEarlyStoppingCallback("eval_loss", patience=5)]
+        return make_sft_trainer(tool_rows, callbacks=[Feed(*values), *stops], max_steps=steps, **options)
+
+    make(3).train()
+    trainer = make(6)
+    trainer.train(resume_from_checkpoint=True)
+    callbacks = trainer.callback_handler.callbacks
+    stops = {it.metric: it for it in callbacks if isinstance(it, MetricEarlyStoppingCallback)}
+    assert trainer.state.global_step == 5
+    assert (stops[METRIC].best, stops[METRIC].bad_evaluations) == (0.5, 4)
+    assert stops["eval_loss"].best_step == 1
+
+
+class Scripted(SampleGenerationCallback):
+    """Finds what the script says, instead of generating."""
+
+    script = (0.2, 0.7, 0.4, 0.3)
+
+    def _measure(self, model: Any, processing_class: Any, state: Any) -> GenerationResult:
+        return GenerationResult(state.global_step, {METRIC: self.script[state.global_step - 1]}, [])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("trainer_class", "config"), [(SFTTrainer, SFTConfig), (DeepFabricTrainer, DeepFabricSFTConfig)]
+)
+def test_the_best_checkpoint_by_generation_is_loaded(
+    tiny_model, tiny_tokenizer, tool_rows, tmp_path, trainer_class, config
+):
+    args = config(
+        output_dir=str(tmp_path),
+        eval_strategy="steps",
+        eval_steps=1,
+        save_steps=1,
+        max_steps=4,
+        learning_rate=0.1,
+        load_best_model_at_end=True,
+        metric_for_best_model=METRIC,
+        **(QUIET | {"save_strategy": "steps"}),
+    )
+    rows = to_dataset(tool_rows)
+    stop = MetricEarlyStoppingCallback(patience=1)
+    trainer = trainer_class(
+        model=tiny_model,
+        args=args,
+        processing_class=tiny_tokenizer,
+        train_dataset=rows,
+        eval_dataset=rows,
+        callbacks=[Scripted(tool_rows, at_start=False), stop],
+    )
+    trainer.train()
+    assert (trainer.state.best_metric, trainer.state.best_global_step) == (0.7, 2)
+    assert (stop.best_step, stop.stopped_step) == (2, 3)
+    saved = [load_file(tmp_path / f"checkpoint-{step}" / "model.safetensors") for step in (2, 3)]
+    weights = trainer.model.state_dict()
+    same = [all(torch.equal(weights[name], value) for name, value in of.items()) for of in saved]
+    assert same == [True, False]
 
 
 @pytest.mark.slow

@@ -282,3 +282,19 @@ def test_every_command_explains_itself(arguments: list[str]) -> None:
     )
     assert run.returncode == 0, run.stderr
     assert "usage: deepfabric-trainer" in run.stdout
+
+
+def test_analyze_prints_what_is_in_a_dataset(
+    rows_file: Path, tokenizer_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["analyze", str(rows_file)]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("8 rows, 21 messages")
+    assert "tokens" not in out
+    assert main(["analyze", str(rows_file), "--tokenizer", str(tokenizer_folder)]) == 0
+    assert "in 8 examples" in capsys.readouterr().out
+
+
+def test_analyze_prints_json(rows_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["analyze", str(rows_file), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["calls_by_tool"] == {"get_weather": 7, "send_mail": 1}
