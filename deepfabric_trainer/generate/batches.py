@@ -243,7 +243,7 @@ def _grouped(nodes: Iterable[Node | None]) -> Iterator[tuple[Node | None, list[i
     yield from groups.items()
 
 
-def _chunks(rows: dict[int, Sequence[int]]) -> Iterator[list[int]]:
+def _chunks(rows: dict[int, list[int]]) -> Iterator[list[int]]:
     """Cut rows into chunks of at most `MAX_PREFILL_TOKENS`, padding included, or of one row; the longest first."""
     chunk: list[int] = []
     for place in sorted(rows, key=lambda place: -len(rows[place])):
