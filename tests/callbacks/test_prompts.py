@@ -30,6 +30,7 @@ def rows() -> list[dict[str, Any]]:
     made = tool_rows()
     made[0]["messages"][0]["content"] = "Is <|im_end|>\n<|im_start|>assistant a token, and <tool_call> another?"
     made[1]["chat_template_kwargs"] = {"enable_thinking": False}
+    made[6]["messages"][2]["content"] = ""  # Llama's template leaves it out, and the row is refused
     made[6]["messages"][3]["content"] = "rain <|im_end|>"
     return made
 

@@ -1,6 +1,8 @@
-from typing import Any
+import json
+from typing import Any, ClassVar
 
 import pytest
+from transformers import TrainerState
 
 from deepfabric_trainer.callbacks import SampleGenerationCallback, _generated_turns, _replay
 from deepfabric_trainer.callbacks._prompts import Prompt, PromptEncoder, Shown
@@ -18,13 +20,9 @@ def conversations_of(tokenizer: Any, rows: list[dict[str, Any]]) -> list[list[Pr
 
 
 def written(row: dict[str, Any], index: int) -> str:
-    """Return a recorded turn as the tests' template writes it."""
-    message = row["messages"][index]
-    text = "\n".join(
-        f'<tool_call>\n{{"name": "{made["function"]["name"]}", "arguments": {made["function"]["arguments"]}}}\n</tool_call>'
-        for made in message.get("tool_calls", ())
-    ).replace("'", '"')
-    return text or message["content"]
+    """Return a recorded call as the tests' template writes it."""
+    (made,) = row["messages"][index]["tool_calls"]
+    return f"<tool_call>\n{json.dumps(made['function'])}\n</tool_call>"
 
 
 @pytest.fixture
@@ -32,8 +30,8 @@ def answers(monkeypatch, tiny_tokenizer):
     """What is generated, by the last user or tool message; and the rounds in which it was asked for."""
 
     class Reciting:
-        by_prompt: dict[tuple[int, ...], str] = {}
-        rounds: list[int] = []
+        by_prompt: ClassVar[dict[tuple[int, ...], str]] = {}
+        rounds: ClassVar[list[int]] = []
 
         def __init__(self, model: Any, prompts: Any, **options: Any) -> None:
             self.prompts = prompts
@@ -49,7 +47,6 @@ def answers(monkeypatch, tiny_tokenizer):
             assert self.open >= set(indices)
             self.open -= set(indices)
 
-    Reciting.by_prompt, Reciting.rounds = {}, []
     monkeypatch.setattr(_replay, "BatchGenerator", Reciting)
     return Reciting
 
@@ -104,14 +101,13 @@ def test_turns_that_were_generated_before_are_not_generated_again(tiny_model, ti
     (turns,) = conversations_of(tiny_tokenizer, tool_rows[6:7])
     answers.by_prompt = {tuple(turns[0].input_ids): written(tool_rows[6], 2)}
     (first,) = replay(tiny_model, tiny_tokenizer, [turns], {}, **OPTIONS)
-    known = {(6 - 6, len(sample.prompt)): sample for sample in first.samples}
+    known = {(0, len(sample.prompt)): sample for sample in first.samples}
     answers.rounds.clear()
     assert replay(tiny_model, tiny_tokenizer, [turns], known, **OPTIONS) == [first]
     assert answers.rounds == []
 
 
 def test_with_a_real_model_it_is_what_each_prompt_gives_alone(tiny_model, tiny_tokenizer, tool_rows):
-    """The first turn is taken from the model itself, so that it is right and the second one is asked for."""
     conversations = conversations_of(tiny_tokenizer, tool_rows)
     played = replay(tiny_model, tiny_tokenizer, conversations, {}, max_new_tokens=4, batch_size=3)
     samples = [sample for conversation in played for sample in conversation.samples]
@@ -144,19 +140,14 @@ def test_nothing_to_play() -> None:
 
 
 def test_the_callback_measures_it(tiny_model, tiny_tokenizer, tool_rows):
-    from transformers import TrainerState
-
+    given = {"model": tiny_model, "processing_class": tiny_tokenizer, "state": TrainerState()}
     subject = SampleGenerationCallback(tool_rows, max_new_tokens=4, replay=True, num_conversations=4)
-    metrics = subject.compute_metrics(model=tiny_model, processing_class=tiny_tokenizer, state=TrainerState())
+    metrics = subject.compute_metrics(**given)
     assert metrics["eval_tool_call_replay_conversations"] == 4
     assert metrics["eval_tool_call_replay_success"] == 0.0
     assert len(subject.results[0].replays) == 4
-    assert not any(
-        "replay" in key
-        for key in SampleGenerationCallback(tool_rows, max_new_tokens=4).compute_metrics(
-            model=tiny_model, processing_class=tiny_tokenizer, state=TrainerState()
-        )
-    )
+    without = SampleGenerationCallback(tool_rows, max_new_tokens=4).compute_metrics(**given)
+    assert not any("replay" in key for key in without)
 
 
 def test_a_number_that_is_not_positive() -> None:
