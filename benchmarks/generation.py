@@ -15,8 +15,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from itertools import pairwise
-from os.path import commonprefix
+from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +78,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--shared", type=int, default=1000, help="tokens before a prompt's own (default: 1000)")
     parser.add_argument("--new-tokens", type=int, default=32, help="generated for each prompt (default: 32)")
     parser.add_argument("--repeats", type=int, default=2, help="runs of each, in turns (default: 2)")
-    parser.add_argument("--layers", type=int, default=6, help="of the model (default: 6)")
-    parser.add_argument("--hidden", type=int, default=512, help="width of the model (default: 512)")
+    parser.add_argument("--layers", type=int, default=4, help="of the model (default: 4)")
+    parser.add_argument("--hidden", type=int, default=256, help="width of the model (default: 256)")
     parser.add_argument("--model", type=Path, help="a model to load in place of a random one")
     parser.add_argument("--seed", type=int, default=0, help="makes the prompts and the model (default: 0)")
     add_output_options(parser)
@@ -162,7 +161,7 @@ def measure(setting: str, model: Any, prompts: Tokens, new_tokens: int, repeats:
         vocabulary=model.config.vocab_size,
         prompts=len(prompts),
         tokens=sum(map(len, prompts)),
-        distinct_tokens=sum(map(len, prompts)) - sum(len(commonprefix(pair)) for pair in pairwise(sorted(prompts))),
+        distinct_tokens=sum(map(len, prompts)) - sum(map(_common, *zip(*pairwise(sorted(prompts)), strict=True))),
         new_tokens=new_tokens,
         row_by_row_seconds=best["row by row"],
         padded_seconds=best["padded batch"],
@@ -214,6 +213,11 @@ def plot(figures: Sequence[Figure], path: Path) -> None:
         for figure in figures
     ]
     draw_bars(path, groups, f"seconds for {figures[0].prompts} prompts", "{:.2f}")
+
+
+def _common(one: list[int], other: list[int]) -> int:
+    """Return how many tokens two prompts begin with alike."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
 
 
 if __name__ == "__main__":
