@@ -22,8 +22,11 @@ GOALS = {
     "epoch": 2.5,
     "memory": 0.4,
     "first step": 5.0,
+    "generation, row by row": 6.0,
+    "generation, padded batch": 4.0,
 }
-"""Ratios of TRL's seconds to ours; for memory of our peak to TRL's; for the first step our seconds."""
+"""Ratios of TRL's seconds to ours; for memory of our peak to TRL's; for the first step our seconds; for generation of
+the seconds of `generate` to ours."""
 _PACKAGES = ("torch", "transformers", "trl", "accelerate", "datasets", "tokenizers", "pyarrow", "numpy")
 _COLORS = {"TRL": "tab:gray", "TRL, packed": "silver", "deepfabric-trainer": "tab:blue"}
 _OTHER_COLORS = ("tab:cyan", "tab:olive")

@@ -1,13 +1,14 @@
 """Generating recorded turns with all processes, and comparing them with what was recorded."""
 
 import traceback
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from deepfabric_trainer.callbacks._measurements import TurnSample
-from deepfabric_trainer.callbacks._sampled_turns import Turn
+from deepfabric_trainer.callbacks._prompts import Prompt
 from deepfabric_trainer.generate import generate_with_shared_prefix
 from deepfabric_trainer.toolcalls import (
     parse_tool_calls,
@@ -16,35 +17,43 @@ from deepfabric_trainer.toolcalls import (
     summarize_scores,
 )
 
+_T = TypeVar("_T")
+
 
 def generate_turns(
-    model: Any, processing_class: Any, turns: list[tuple[Turn, list[int]]], *, max_new_tokens: int, batch_size: int
+    model: Any,
+    processing_class: Any,
+    prompts: Sequence[Prompt],
+    *,
+    max_new_tokens: int,
+    batch_size: int,
+    deadline: float | None = None,
 ) -> list[TurnSample]:
-    """Generate each turn greedily and compare it with the recorded one.
+    """Generate turns greedily and compare them with the recorded ones.
 
     Every process generates its share, and every process returns all samples.
 
     Args:
         model (`PreTrainedModel`): Put into generation mode for the time it takes.
         processing_class (`PreTrainedTokenizerBase` or `ProcessorMixin`): Parses and decodes.
-        turns (`list[tuple[Turn, list[int]]]`): Each with the token ids of its prompt.
+        prompts (`list[Prompt]`): The turns, the most wanted first.
         max_new_tokens (`int`): The most tokens a turn may take.
         batch_size (`int`): Turns generated at a time, in each process.
+        deadline (`float`, *optional*): When to begin no more batches, by this process's `time.monotonic()`; the first
+            one is always done.
 
     Returns:
-        `list[TurnSample]`: In the order of `turns`.
+        `list[TurnSample]`: Those that were done, in the order of the rows.
     """
-    tokenizer = _tokenizer(processing_class)
-    stops = {*stop_token_ids(processing_class), *_stop_ids_of(model)}
-    generated = _generate_spread(
-        model,
-        [ids for _, ids in turns],
-        max_new_tokens=max_new_tokens,
-        stop_token_ids=sorted(stops),
-        pad_token_id=min(stops, default=0) if tokenizer.pad_token_id is None else tokenizer.pad_token_id,
-        batch_size=batch_size,
-    )
-    return [_compare(processing_class, turn, ids) for (turn, _), ids in zip(turns, generated, strict=True)]
+    options = generation_options(model, processing_class, prompts, max_new_tokens)
+
+    def generate(mine: Sequence[int]) -> list[list[int]]:
+        ids = [prompts[index].input_ids for index in mine]
+        return generate_with_shared_prefix(model, ids, batch_size=batch_size, deadline=deadline, **options)
+
+    generated = spread(len(prompts), generate)
+    samples = [compare(processing_class, prompts[index], ids) for index, ids in generated.items()]
+    return sorted(samples, key=lambda sample: (sample.row, len(sample.prompt)))
 
 
 def summarize_samples(samples: list[TurnSample]) -> dict[str, float]:
@@ -56,8 +65,24 @@ def summarize_samples(samples: list[TurnSample]) -> dict[str, float]:
     )
 
 
-def _compare(processing_class: Any, turn: Turn, ids: list[int]) -> TurnSample:
-    parsed = parse_tool_calls(processing_class, ids, tools=turn.tools)
+def generation_options(
+    model: Any, processing_class: Any, prompts: Iterable[Prompt], max_new_tokens: int
+) -> dict[str, Any]:
+    """Return what all batches of a measurement are generated with; a turn stops as the model, or as it was trained."""
+    pad_token_id = _tokenizer(processing_class).pad_token_id
+    trained = {prompt.stop_token_id for prompt in prompts if prompt.stop_token_id is not None}
+    stops = sorted({*stop_token_ids(processing_class), *stop_ids_of(model), *trained})
+    return {
+        "max_new_tokens": max_new_tokens,
+        "stop_token_ids": stops,
+        "pad_token_id": min(stops, default=0) if pad_token_id is None else pad_token_id,
+    }
+
+
+def compare(processing_class: Any, prompt: Prompt, ids: list[int]) -> TurnSample:
+    """Return what was generated for a prompt beside what was recorded."""
+    turn = prompt.turn
+    parsed = parse_tool_calls(processing_class, ids, tools=prompt.tools)
     return TurnSample(
         row=turn.row,
         prompt=turn.prompt,
@@ -67,33 +92,46 @@ def _compare(processing_class: Any, turn: Turn, ids: list[int]) -> TurnSample:
             ids, skip_special_tokens=False, clean_up_tokenization_spaces=False
         ),
         parsed=parsed,
-        score=score_response(parsed, turn.expected_calls, turn.tools),
+        score=score_response(parsed, turn.expected_calls, prompt.tools),
     )
 
 
-def _generate_spread(model: Any, prompts: list[list[int]], **options: Any) -> list[list[int]]:
-    """Generate with all processes, each its share; every process gets all results, or the failure of any."""
+def spread(count: int, work: Callable[[Sequence[int]], Sequence[_T]]) -> dict[int, _T]:
+    """Spread numbered work over all processes; each gets all results, or the failure of any.
+
+    Args:
+        count (`int`): How much there is.
+        work (`Callable`): Gets the numbers of this process's share, perhaps none; returns the results of the first of
+            them, as far as it came.
+
+    Returns:
+        `dict[int, Any]`: The results by number, ascending.
+
+    Raises:
+        RuntimeError: If another process failed; with its traceback.
+    """
     process = PartialState()
-    mine = range(process.process_index, len(prompts), process.num_processes)
-    generated: list[list[int]] = []
+    mine = range(process.process_index, count, process.num_processes)
+    done: Sequence[_T] = []
     failure: Exception | None = None
     report: str | None = None
     try:
-        generated = generate_with_shared_prefix(model, [prompts[index] for index in mine], **options)
+        done = work(mine) if mine else []
     except Exception as error:
         failure, report = error, traceback.format_exc()
     # Also after a failure: the others wait here.
-    shares = gather_object([(dict(zip(mine, generated, strict=False)), report)])
+    shares = gather_object([(dict(zip(mine, done, strict=False)), report)])
     if failure is not None:
         raise failure
     for _, other in shares:
         if other is not None:
             raise RuntimeError(f"generation failed in another process:\n{other}")
-    together = {index: ids for share, _ in shares for index, ids in share.items()}
-    return [together[index] for index in range(len(prompts))]
+    together = {index: result for share, _ in shares for index, result in share.items()}
+    return dict(sorted(together.items()))
 
 
-def _stop_ids_of(model: Any) -> list[int]:
+def stop_ids_of(model: Any) -> list[int]:
+    """Return the ids at which the model's own generation stops."""
     ids = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     if ids is None:
         return []

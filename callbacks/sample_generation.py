@@ -1,8 +1,11 @@
+"""`SampleGenerationCallback`: is the right tool called with the right arguments, measured while it trains."""
+
 import logging
 import math
+import time
 import traceback
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from accelerate import PartialState
@@ -10,15 +13,24 @@ from accelerate.utils import gather_object
 from tqdm.auto import tqdm  # type: ignore[import-untyped]
 from transformers import TrainerCallback
 
-from deepfabric_trainer.callbacks._generated_turns import generate_turns, summarize_samples
+from deepfabric_trainer.callbacks._generated_turns import generate_turns, stop_ids_of, summarize_samples
+from deepfabric_trainer.callbacks._journal import journal_of
 from deepfabric_trainer.callbacks._measurements import GenerationResult, TurnSample
-from deepfabric_trainer.callbacks._sampled_turns import Turn, choose_turns, encode_prompt
-from deepfabric_trainer.errors import ConfigError
-from deepfabric_trainer.toolcalls import parse_tool_calls
+from deepfabric_trainer.callbacks._prompts import Shown
+from deepfabric_trainer.callbacks._replay import replay, summarize_replays
+from deepfabric_trainer.callbacks._sample import Sample, Sampler, SampleSettings
+from deepfabric_trainer.callbacks._sample_text import describe
+from deepfabric_trainer.errors import ConfigError, DeepFabricTrainerError
 
 __all__ = ["GenerationResult", "SampleGenerationCallback", "TurnSample"]
 
 logger = logging.getLogger(__name__)
+
+
+class _Effort(TypedDict):
+    max_new_tokens: int
+    batch_size: int
+    deadline: float | None
 
 
 class SampleGenerationCallback(TrainerCallback):
@@ -31,6 +43,15 @@ class SampleGenerationCallback(TrainerCallback):
     expect one, 0.0 where there are none. A malformed call counts as a call that is wrong. The metrics are part of
     `evaluate()`'s, so that `metric_for_best_model` and early stopping work on them, and of `state.log_history`; a
     measurement outside an evaluation is in `log_history` only.
+
+    With `replay=True` whole conversations are played too: as long as the model makes the recorded calls the recorded
+    results are given and it goes on, otherwise the conversation ends there. `_replay_success` is the share that is
+    played to the end, with its interval `_replay_success_low`, `_replay_success_high`; `_replay_turns_right` the
+    share of their turns that were made before; `_replay_conversations` how many there are.
+
+    A prompt is what the encoder trains the turn behind, to the token; with a `DeepFabricSFTConfig` its tool strategy
+    and `reasoning` hold. Its `max_length` does not: histories are as long as they were recorded. What prompts share
+    is computed once, and turns are spread over the processes.
 
     In a plain `Trainer` give this callback before those that read its metrics. An evaluation with another prefix
     than `metric_prefix` (`predict`, `evaluate(..., metric_key_prefix="test")`) is left alone.
@@ -50,6 +71,11 @@ class SampleGenerationCallback(TrainerCallback):
         metric_prefix (`str`): Stands before `_tool_call_...`.
         print_samples (`int`): How many turns to show after each measurement.
         raise_on_error (`bool`): Let a failure of generation end the run.
+        max_seconds (`float`, *optional*): Begin no more batches when a measurement has taken this long; each process
+            looks at its own clock and finishes a batch at least. What is left out is counted in
+            `_turns_left_out`; what was done has calls in the same proportion.
+        replay (`bool`): Also play whole conversations.
+        num_conversations (`int`): How many, of those that make a call.
 
     Raises:
         ConfigError: If a number is not positive; when training begins, if there is no dataset, no tokenizer, or no
@@ -70,13 +96,23 @@ class SampleGenerationCallback(TrainerCallback):
         metric_prefix: str = "eval",
         print_samples: int = 0,
         raise_on_error: bool = False,
+        max_seconds: float | None = None,
+        replay: bool = False,
+        num_conversations: int = 16,
     ) -> None:
-        counts = {"num_samples": num_samples, "max_new_tokens": max_new_tokens, "batch_size": batch_size}
+        counts = {
+            "num_samples": num_samples,
+            "max_new_tokens": max_new_tokens,
+            "batch_size": batch_size,
+            "num_conversations": num_conversations,
+        }
         if every_n_steps is not None:
             counts["every_n_steps"] = every_n_steps
         for name, value in counts.items():
             if value < 1:
                 raise ConfigError(f"`{name}` is {value}", expected="at least 1", fix=f"pass a larger `{name}`")
+        if max_seconds is not None and not max_seconds > 0:
+            raise ConfigError(f"`max_seconds` is {max_seconds}", expected="more than 0, or None")
         self.dataset = dataset
         self.trainer_rows: Sequence[Any] | None = None
         self.num_samples = num_samples
@@ -88,28 +124,47 @@ class SampleGenerationCallback(TrainerCallback):
         self.metric_prefix = metric_prefix
         self.print_samples = print_samples
         self.raise_on_error = raise_on_error
+        self.max_seconds = max_seconds
+        self.replay = replay
+        self.num_conversations = num_conversations
         self.results: list[GenerationResult] = []
-        self._turns: list[Turn] = []
-        self._turns_dataset: Any = None
+        self._shown = Shown()
+        self._sampler = Sampler()
         self._measured: tuple[Any, ...] | None = None
         self._last: GenerationResult | None = None
+        self._told: GenerationResult | None = None
+        self._training = False
         self._warned: set[str] = set()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the settings and what was measured, without what belongs to a run."""
+        return {**vars(self), "trainer_rows": None, "_measured": None, "_told": self._last, "_training": False}
+
+    def on_init_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Take over which tools and which reasoning the trainer shows the model."""
+        self._shown = Shown.by(args)
 
     def on_train_begin(
         self, args: Any, state: Any, control: Any, model: Any = None, processing_class: Any = None, **kwargs: Any
     ) -> None:
         """Check that there is something to generate, and measure the model as it is."""
+        self._shown = Shown.by(args)
         self._measured = None
-        self._encode_turns(model, processing_class)
+        self._make_sample(model, processing_class)
+        self._training = True
         if self.at_start and state.global_step == 0:
-            self._measure_between_evaluations(model, processing_class, state)
+            self._measure_between_evaluations(model, processing_class, state, control)
 
     def on_step_end(
         self, args: Any, state: Any, control: Any, model: Any = None, processing_class: Any = None, **kwargs: Any
     ) -> None:
         """Measure every `every_n_steps` steps."""
         if self.every_n_steps is not None and state.global_step % self.every_n_steps == 0:
-            self._measure_between_evaluations(model, processing_class, state)
+            self._measure_between_evaluations(model, processing_class, state, control)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """From here on what cannot be measured is an error again, not a line in the log."""
+        self._training = False
 
     def on_evaluate(
         self,
@@ -132,6 +187,7 @@ class SampleGenerationCallback(TrainerCallback):
                 if state.log_history and state.log_history[-1].get("step") == state.global_step:
                     state.log_history[-1].update(result.metrics)
                 self._show(result)
+        self._tell(control)
         best = args.metric_for_best_model or ""
         for key in (best, f"eval_{best}"):
             if key.startswith(ours):
@@ -163,83 +219,94 @@ class SampleGenerationCallback(TrainerCallback):
         self._show(result)
         return dict(result.metrics)
 
-    def _measure_between_evaluations(self, model: Any, processing_class: Any, state: Any) -> None:
+    def _measure_between_evaluations(self, model: Any, processing_class: Any, state: Any, control: Any) -> None:
         result = self._measure(model, processing_class, state)
         if result is not None:
             state.log_history.append({**result.metrics, "epoch": state.epoch, "step": state.global_step})
             self._show(result)
+        self._tell(control)
 
     def _measure(self, model: Any, processing_class: Any, state: Any) -> GenerationResult | None:
         """Return the result for the model as it is now, `None` if generation failed."""
-        turns = self._encode_turns(model, processing_class)
+        try:
+            sample = self._make_sample(model, processing_class)
+        except DeepFabricTrainerError:
+            if self.raise_on_error or not self._training:
+                raise
+            self._warn_of_failure()
+            return None
         setting = (state.global_step, id(self._rows()), self.max_new_tokens, self.batch_size, _fingerprint(model))
         if all(gather_object([self._measured == setting])):
             return self._last
         self._measured, self._last = setting, None
         try:
-            samples = generate_turns(
-                model, processing_class, turns, max_new_tokens=self.max_new_tokens, batch_size=self.batch_size
-            )
+            self._last = self._generate(model, processing_class, sample, state)
         except Exception:
             if self.raise_on_error:
                 raise
-            self._warn_once(
-                "failed", f"generation failed, and the run goes on without its metrics\n{traceback.format_exc()}"
-            )
+            self._warn_of_failure()
             return None
-        summary = summarize_samples(samples)
-        metrics = {f"{self.metric_prefix}_tool_call_{name}": value for name, value in summary.items()}
-        self._last = GenerationResult(state.global_step, metrics, samples)
         self.results.append(self._last)
         return self._last
 
-    def _encode_turns(self, model: Any, processing_class: Any) -> list[tuple[Turn, list[int]]]:
-        """Return the sampled turns that can be generated, each with the token ids of its prompt."""
-        if processing_class is None:
-            raise ConfigError(
-                "the trainer has no processing_class",
-                expected="a tokenizer with a chat template",
-                fix="pass `processing_class=tokenizer` to the trainer",
-            )
-        rows = self._rows()
-        if rows is None:
-            raise ConfigError(
-                "`SampleGenerationCallback` has no dataset",
-                expected="rows of `messages` and `tools`",
-                fix="pass `SampleGenerationCallback(dataset=rows)`, or use `DeepFabricTrainer` with an `eval_dataset`",
-            )
-        parse_tool_calls(processing_class, "")  # raises for a template whose calls nobody could read
-        if self._turns_dataset is not rows:
-            self._turns = choose_turns(rows, self.num_samples, self.seed)
-            self._turns_dataset = rows
-        config = getattr(model, "config", None)
-        context = getattr(config, "max_position_embeddings", None) or math.inf
-        turns, left_out = [], []
-        for turn in self._turns:
-            try:
-                ids = encode_prompt(processing_class, turn)
-            except Exception as error:  # templates raise what they like
-                left_out.append(f"row {turn.row} cannot be rendered ({error})")
-                continue
-            if len(ids) + self.max_new_tokens > context:
-                left_out.append(f"row {turn.row} takes {len(ids)} + {self.max_new_tokens} of {context} tokens")
-            else:
-                turns.append((turn, ids))
-        if not turns:
-            raise ConfigError(
-                f"none of the {len(self._turns)} sampled turns can be generated: {left_out[0]}",
-                expected="prompts that the chat template renders and the model's context holds",
-                fix="pass other rows, or a smaller `max_new_tokens`",
-            )
-        if left_out:
+    def _generate(self, model: Any, processing_class: Any, sample: Sample, state: Any) -> GenerationResult:
+        started = time.monotonic()
+        deadline = None if self.max_seconds is None else started + self.max_seconds
+        effort = _Effort(max_new_tokens=self.max_new_tokens, batch_size=self.batch_size, deadline=deadline)
+        samples = generate_turns(model, processing_class, sample.turns, **effort)
+        summary = summarize_samples(samples)
+        if self.max_seconds is not None:
+            summary["turns_left_out"] = len(sample.turns) - len(samples)
+        replays = []
+        if self.replay:
+            known = {(made.row, len(made.prompt)): made for made in samples}
+            replays = replay(model, processing_class, sample.conversations, known, **effort)
+            summary |= summarize_replays(replays)
+        done, wanted = len(samples) + len(replays), len(sample.turns) + len(sample.conversations)
+        if done < wanted:
             self._warn_once(
-                "left out", f"{len(left_out)} of {len(self._turns)} sampled turns are not generated: {left_out[0]}"
+                "time",
+                f"`max_seconds` ({self.max_seconds:g}) left {wanted - done} of {wanted} sampled turns and "
+                "conversations out; the metrics count those that were done",
             )
-        return turns
+        return GenerationResult(
+            step=state.global_step,
+            metrics={f"{self.metric_prefix}_tool_call_{name}": value for name, value in summary.items()},
+            samples=samples,
+            replays=replays,
+            seconds=max(gather_object([time.monotonic() - started])),
+            epoch=state.epoch,
+        )
+
+    def _make_sample(self, model: Any, processing_class: Any) -> Sample:
+        settings = SampleSettings(
+            num_turns=self.num_samples,
+            num_conversations=self.num_conversations if self.replay else 0,
+            seed=self.seed,
+            shown=self._shown,
+            stop_token_ids=tuple(stop_ids_of(model)),
+            max_new_tokens=self.max_new_tokens,
+            context_length=getattr(getattr(model, "config", None), "max_position_embeddings", None),
+        )
+        sample = self._sampler.sample(self._rows(), processing_class, settings)
+        for cause, remark in sample.remarks.items():
+            self._warn_once(cause, remark)
+        return sample
 
     def _rows(self) -> Sequence[Any] | None:
         """Return the rows to choose turns from: those given, or those that the trainer evaluates on."""
         return self.trainer_rows if self.dataset is None else self.dataset
+
+    def _tell(self, control: Any) -> None:
+        """Add the last result to the run's journal: `compute_metrics` has no control, the event behind it has."""
+        if self._last is not None and self._last is not self._told:
+            self._told = self._last
+            journal_of(control).add(self._last)
+
+    def _warn_of_failure(self) -> None:
+        self._warn_once(
+            "failed", f"generation failed, and the run goes on without its metrics\n{traceback.format_exc()}"
+        )
 
     def _warn_once(self, cause: str, message: str) -> None:
         if cause not in self._warned and PartialState().is_main_process:
@@ -247,12 +314,8 @@ class SampleGenerationCallback(TrainerCallback):
         self._warned.add(cause)
 
     def _show(self, result: GenerationResult) -> None:
-        if self.print_samples == 0 or not PartialState().is_main_process:
-            return
-        tqdm.write(f"step {result.step}: " + ", ".join(f"{key} {value:.4g}" for key, value in result.metrics.items()))
-        for sample in result.samples[: self.print_samples]:
-            expected = [call["function"] for call in sample.expected_calls] or sample.expected_text
-            tqdm.write(f"  row {sample.row}\n    expected  {expected!r}\n    generated {sample.predicted_text!r}")
+        if self.print_samples and PartialState().is_main_process:
+            tqdm.write(describe(result, self.print_samples))
 
 
 def _fingerprint(model: Any) -> tuple[float, ...]:

@@ -147,6 +147,25 @@ def _validate(figures: Sequence[Json]) -> str:
     )
 
 
+def _generation(figures: Sequence[Json]) -> str:
+    return table(
+        ("", "model", "prompts", "distinct tokens", "row by row, s", "padded batch, s", "ours, s", "ratios"),
+        [
+            (
+                figure["setting"],
+                f"{figure['layers']} x {figure['hidden']}, {figure['vocabulary']:,}",
+                f"{figure['prompts']}, {figure['tokens']:,} tokens",
+                f"{figure['distinct_tokens']:,}",
+                f"{figure['row_by_row_seconds']:.2f}",
+                f"{figure['padded_seconds']:.2f}",
+                f"{figure['our_seconds']:.2f}",
+                f"{figure['row_by_row_ratio']:.1f}x, {figure['padded_ratio']:.1f}x",
+            )
+            for figure in figures
+        ],
+    )
+
+
 TABLES: dict[str, Callable[[Sequence[Json]], str]] = {
     "prepare": _prepare,
     "train_step": _train_step,
@@ -154,5 +173,6 @@ TABLES: dict[str, Callable[[Sequence[Json]], str]] = {
     "memory": _memory,
     "first_step": _first_step,
     "validate": _validate,
+    "generation": _generation,
 }
 """By the name of the benchmark."""

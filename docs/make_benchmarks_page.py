@@ -29,6 +29,7 @@ TITLES = {
     "memory": "Memory of a training step",
     "first_step": "From the start to the first step",
     "validate": "Validating rows",
+    "generation": "Generating a sample of turns",
 }
 """The benchmarks in the page's order; a result's file has the name of its benchmark."""
 _HEAD = """\
@@ -110,6 +111,9 @@ def _goals(results: Results) -> Iterable[Goal]:
         goal, seconds = figure["goal"], figure["our_seconds"]
         work = f"start to first batch, {figure['rows']:,} rows"
         yield Goal(work, f"under {goal:g} s", f"{seconds:.1f} s", seconds < goal)
+    for figure in _figures(results, "generation")[:1]:
+        for way, key in (("row by row", "row_by_row_ratio"), ("padded batch", "padded_ratio")):
+            yield _ratio(f"generation, against {way}", GOALS[f"generation, {way}"], figure[key])
 
 
 def _ratio(work: str, goal: float, ratio: float) -> Goal:

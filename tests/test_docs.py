@@ -44,6 +44,21 @@ def test_the_code_on_the_page_of_batches_runs_as_it_stands(tmp_path: Path, monke
     assert names["trainer"].state.global_step == 2
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_the_code_on_the_page_of_generation_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (ROOT / "docs" / "generation.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    tokenizer = tiny_tokenizer()
+    names = {"model": tiny_model(tokenizer), "tokenizer": tokenizer, "rows": tool_rows(), "Dataset": Dataset}
+    exec(block.replace('("runs/measured", ', '("runs/measured", use_cpu=True, bf16=False, report_to="none", '), names)
+    assert [result.step for result in names["generation"].results] == [0, 2]
+    metrics = {key for result in names["generation"].results for key in result.metrics}
+    for name in re.findall(r"`(\w+)`", " ".join(re.findall(r"^\| (`.*?) \|", page, flags=re.MULTILINE))):
+        assert any(key.endswith(name) for key in metrics), f"the page names the metric {name}"
+
+
 def test_the_readmes_row_is_a_good_row() -> None:
     from deepfabric_trainer import validate_dataset
 

@@ -10,7 +10,8 @@ from datasets import Dataset
 from transformers import TrainerCallback, TrainerState
 
 from deepfabric_trainer.callbacks import SampleGenerationCallback, _generated_turns
-from deepfabric_trainer.callbacks._sampled_turns import choose_turns
+from deepfabric_trainer.callbacks._journal import journal_of
+from deepfabric_trainer.callbacks._sampled_turns import Turn, choose_turns, read_turns
 from deepfabric_trainer.errors import ConfigError, TemplateError
 from tests.fixtures.tiny import call
 
@@ -39,15 +40,15 @@ def callback(rows: Any, **options: Any) -> SampleGenerationCallback:
 
 @pytest.fixture
 def say(monkeypatch, tiny_tokenizer):
-    """Makes every generation say the given texts, one a prompt, and counts the generations."""
+    """Makes every generation say a text, the same or one for each prompt, and counts the generations."""
 
-    def replace(*texts: str) -> list[Any]:
+    def replace(said: str | dict[str, str]) -> list[Any]:
         calls: list[Any] = []
 
         def generate(model: Any, prompts: list[list[int]], **options: Any) -> list[list[int]]:
             calls.append(prompts)
-            said = list(texts) * len(prompts) if len(texts) == 1 else list(texts)
-            return [tiny_tokenizer(text, add_special_tokens=False)["input_ids"] for text in said]
+            texts = [said if isinstance(said, str) else said[tiny_tokenizer.decode(prompt)] for prompt in prompts]
+            return [tiny_tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
 
         monkeypatch.setattr(_generated_turns, "generate_with_shared_prefix", generate)
         return calls
@@ -70,9 +71,13 @@ def measure(
     return callback.compute_metrics(model=model, processing_class=tokenizer, state=state, **options)
 
 
+def choose(rows: Any, num_turns: int, seed: int) -> list[Turn]:
+    return choose_turns(read_turns(rows, seed), num_turns, seed)
+
+
 class TestChoice:
     def test_proportion(self, tool_rows):
-        turns = choose_turns(tool_rows * 10, 20, seed=0)
+        turns = choose(tool_rows * 10, 20, seed=0)
         assert sum(bool(turn.expected_calls) for turn in turns) == 14
         assert len({(turn.row, len(turn.prompt)) for turn in turns}) == 20
 
@@ -82,21 +87,32 @@ class TestChoice:
     def test_both_kinds_are_present(self, tool_rows, num_turns, seed, common):
         with_call, without_call = tool_rows[:1], tool_rows[4:5]
         rows = with_call * 50 + without_call if common == "call" else with_call + without_call * 50
-        assert {bool(turn.expected_calls) for turn in choose_turns(rows, num_turns, seed)} == {True, False}
+        assert {bool(turn.expected_calls) for turn in choose(rows, num_turns, seed)} == {True, False}
+
+    def test_every_beginning_has_the_proportion(self, tool_rows):
+        turns = choose(tool_rows * 10, 40, seed=0)
+        shares = [sum(bool(turn.expected_calls) for turn in turns[:end]) / end for end in range(4, 41)]
+        assert all(abs(share - 0.7) <= 0.2 for share in shares)
+        assert [turn.row for turn in turns] != sorted(turn.row for turn in turns)
+
+    def test_turns_that_say_that_they_are_not_trained_are_no_example(self, tool_rows):
+        tool_rows[6]["messages"][2]["weight"] = 0
+        tool_rows[6]["messages"][4]["train"] = False
+        assert [len(turn.prompt) for turn in choose(tool_rows, 100, seed=0) if turn.row == 6] == [6]
 
     def test_seed(self, tool_rows):
         rows = tool_rows * 10
-        from_arrow = choose_turns(Dataset.from_list(rows), 8, seed=1)
-        assert [turn.row for turn in from_arrow] == [turn.row for turn in choose_turns(rows, 8, seed=1)]
-        assert choose_turns(rows, 8, seed=1) != choose_turns(rows, 8, seed=2)
+        from_arrow = choose(Dataset.from_list(rows), 8, seed=1)
+        assert [turn.row for turn in from_arrow] == [turn.row for turn in choose(rows, 8, seed=1)]
+        assert choose(rows, 8, seed=1) != choose(rows, 8, seed=2)
 
     def test_all_when_there_are_few(self, tool_rows):
-        turns = choose_turns(tool_rows, 100, seed=0)
+        turns = choose(tool_rows, 100, seed=0)
         assert len(turns) == 10
-        assert [len(turn.prompt) for turn in turns if turn.row == 6] == [2, 4, 6]
+        assert sorted(len(turn.prompt) for turn in turns if turn.row == 6) == [2, 4, 6]
 
     def test_unreadable_rows_are_counted(self, tool_rows, caplog):
-        turns = choose_turns([*tool_rows, {"messages": 7}, {"messages": []}], 100, seed=0)
+        turns = choose([*tool_rows, {"messages": 7}, {"messages": []}], 100, seed=0)
         assert len(turns) == 10
         assert "2 of 10 rows" in caplog.text
 
@@ -105,18 +121,18 @@ class TestChoice:
     )
     def test_nothing_to_choose(self, rows):
         with pytest.raises(ConfigError):
-            choose_turns(rows, 4, seed=0)
+            choose(rows, 4, seed=0)
 
 
 class TestMetrics:
     def test_everything_right(self, tiny_model, tiny_tokenizer, tool_rows, say):
         rows = [tool_rows[0], tool_rows[4], tool_rows[7]]
-        texts = []
+        texts = {}
         for row in rows:
             options = {"tools": row["tools"], "tokenize": False}
             prompt = tiny_tokenizer.apply_chat_template(row["messages"][:1], add_generation_prompt=True, **options)
-            texts.append(tiny_tokenizer.apply_chat_template(row["messages"], **options).removeprefix(prompt))
-        say(*texts)
+            texts[prompt] = tiny_tokenizer.apply_chat_template(row["messages"], **options).removeprefix(prompt)
+        say(texts)
         subject = callback(rows)
         metrics = measure(subject, tiny_model, tiny_tokenizer)
         assert set(metrics) == METRICS
@@ -141,7 +157,7 @@ class TestMetrics:
         messages = tool_rows[6]["messages"]
         options = {"tools": tool_rows[6]["tools"], "add_generation_prompt": True, "tokenize": False}
         expected = [tiny_tokenizer.apply_chat_template(messages[:end], **options) for end in (2, 4, 6)]
-        assert [tiny_tokenizer.decode(prompt) for prompt in prompts[0]] == expected
+        assert sorted(tiny_tokenizer.decode(prompt) for prompt in prompts[0]) == sorted(expected)
 
     def test_prefix(self, tiny_model, tiny_tokenizer, tool_rows, say):
         say("Hi")
@@ -184,8 +200,36 @@ class TestMetrics:
         assert caplog.text.count("4 of 10 sampled turns are not generated") == 1
 
 
+class TestTimeBudget:
+    def test_what_was_done_is_scored_and_the_rest_counted(self, tiny_model, tiny_tokenizer, tool_rows, caplog):
+        subject = callback(tool_rows, max_seconds=1e-9, batch_size=4)
+        with caplog.at_level(logging.WARNING, logger="deepfabric_trainer"):
+            metrics = [measure(subject, tiny_model, tiny_tokenizer, step=step) for step in range(2)]
+        assert metrics[0] == metrics[1]
+        assert metrics[0]["eval_tool_call_turns"] == 4
+        assert metrics[0]["eval_tool_call_turns_left_out"] == 6
+        assert metrics[0]["eval_tool_call_turns_with_call"] == 3
+        assert caplog.text.count("left 6 of 10 sampled turns and conversations out") == 1
+        alone = callback(tool_rows)
+        measure(alone, tiny_model, tiny_tokenizer)
+        by_turn = {(sample.row, len(sample.prompt)): sample for sample in alone.results[0].samples}
+        done = subject.results[0].samples
+        assert done == [by_turn[sample.row, len(sample.prompt)] for sample in done]
+
+    def test_enough_time(self, tiny_model, tiny_tokenizer, tool_rows):
+        metrics = measure(callback(tool_rows, max_seconds=600, batch_size=4), tiny_model, tiny_tokenizer)
+        assert (metrics["eval_tool_call_turns"], metrics["eval_tool_call_turns_left_out"]) == (10, 0)
+
+    @pytest.mark.parametrize("seconds", [0, -1.0, math.nan])
+    def test_no_time_is_refused(self, seconds):
+        with pytest.raises(ConfigError, match="max_seconds"):
+            SampleGenerationCallback(max_seconds=seconds)
+
+
 class TestErrors:
-    @pytest.mark.parametrize("name", ["num_samples", "max_new_tokens", "batch_size", "every_n_steps"])
+    @pytest.mark.parametrize(
+        "name", ["num_samples", "max_new_tokens", "batch_size", "every_n_steps", "num_conversations"]
+    )
     def test_numbers(self, name):
         with pytest.raises(ConfigError, match=name):
             SampleGenerationCallback(**{name: 0})
@@ -301,6 +345,37 @@ class TestInATrainer:
         trainer.callback_handler.on_evaluate(trainer.args, trainer.state, trainer.control, metrics)
         assert math.isnan(metrics["eval_tool_call_exact_match"])
 
+    @pytest.mark.slow
+    def test_every_measurement_is_told_once(self, make_sft_trainer, tool_rows, say):
+        say("Hi")
+        subject = callback(tool_rows, every_n_steps=1)
+        trainer = make_sft_trainer(
+            tool_rows,
+            callbacks=[subject],
+            eval_dataset={name: Dataset.from_list(tool_rows) for name in ("a", "b")},
+            eval_strategy="steps",
+            eval_steps=2,
+        )
+        trainer.train()
+        assert [result.step for result in subject.results] == [0, 1, 2]
+        assert journal_of(trainer.control).since(0) == subject.results
+        assert [result.epoch for result in subject.results] == [0, 0.25, 0.5]
+        assert all(result.seconds > 0 for result in subject.results)
+
+    def test_a_dataset_that_fails_later_does_not_stop_the_run(self, make_sft_trainer, tool_rows, say, caplog):
+        say("Hi")
+        subject = callback(tool_rows, every_n_steps=1)
+
+        class Empties(TrainerCallback):
+            def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+                subject.dataset = []
+
+        trainer = make_sft_trainer(tool_rows, callbacks=[Empties(), subject])
+        with caplog.at_level(logging.WARNING, logger="deepfabric_trainer"):
+            trainer.train()
+        assert [result.step for result in subject.results] == [0]
+        assert caplog.text.count("the run goes on without its metrics") == 1
+
     def test_not_at_start(self, make_sft_trainer, tool_rows, say):
         generations = say("Hi")
         make_sft_trainer(tool_rows, callbacks=[callback(tool_rows, at_start=False)]).train()
@@ -316,10 +391,13 @@ class TestInATrainer:
     def test_shows_samples(self, tiny_model, tiny_tokenizer, tool_rows, say, capsys):
         say("\x1b[31mHi")
         measure(callback(tool_rows, print_samples=1), tiny_model, tiny_tokenizer)
-        printed = capsys.readouterr().out
-        assert "eval_tool_call_exact_match 0.3" in printed
-        assert printed.count("generated") == 1
-        assert "\x1b" not in printed
+        first, *lines = capsys.readouterr().out.splitlines()
+        assert first.startswith("step 0: eval_tool_call_exact_match 0.3, ")
+        assert lines == [
+            "  row 0, message 1: WRONG",
+            '    expected   get_weather(city="Rome", days=1)',
+            "    generated  '\\x1b[31mHi'",
+        ]
         measure(callback(tool_rows), tiny_model, tiny_tokenizer)
         assert capsys.readouterr().out == ""
 
@@ -346,7 +424,8 @@ class TestInATrainer:
         for rank in ranks:
             measure(rank, tiny_model, tiny_tokenizer)
         assert [sorted(share) for share, _ in sent] == [[0, 2, 4, 6, 8], [1, 3, 5, 7, 9]]
-        assert ranks[1].results == alone.results
+        together, expected = ranks[1].results[0], alone.results[0]
+        assert (together.metrics, together.samples) == (expected.metrics, expected.samples)
 
 
 def test_leaves_its_rows_alone_and_is_picklable(tiny_model, tiny_tokenizer, tool_rows):

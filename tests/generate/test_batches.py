@@ -1,14 +1,23 @@
 import logging
+import time
 from typing import Any
 
 import pytest
 import torch
 from peft import LoraConfig, PrefixTuningConfig, get_peft_model
-from transformers import Gemma2Config, Gemma2ForCausalLM, MistralConfig, MistralForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma3TextConfig,
+    GptOssConfig,
+    Lfm2Config,
+    LlamaConfig,
+    MistralConfig,
+    Qwen3MoeConfig,
+)
 
-from deepfabric_trainer import generate
 from deepfabric_trainer.errors import DataFormatError
-from deepfabric_trainer.generate import generate_with_shared_prefix, generation_mode
+from deepfabric_trainer.generate import BatchGenerator, batches, generate_with_shared_prefix
 
 PREFIX = [(7 * index) % 250 for index in range(60)]
 PROMPTS = [
@@ -58,8 +67,61 @@ def test_equals_row_by_row(make_tiny_model, family, attention):
 def test_the_prefix_is_computed_once(tiny_model):
     counter = CountTokens(tiny_model)
     generate_with_shared_prefix(tiny_model, PROMPTS, **OPTIONS | {"max_new_tokens": 1})
-    longest = sorted((len(prompt) - len(PREFIX) for prompt in PROMPTS), reverse=True)
-    assert counter.total == len(PREFIX) + 3 * longest[0] + 3 * longest[3] + longest[6]
+    own = sorted((len(prompt) - len(PREFIX) - 1 for prompt in PROMPTS), reverse=True)
+    # Own tokens but for the last are padded to the longest of a batch of 3; the last one of each gives the answer.
+    assert counter.total == len(PREFIX) + 3 * own[0] + 2 * own[3] + len(PROMPTS)
+
+
+def test_each_of_several_prefixes_is_computed_once(tiny_model):
+    """A system prompt, below it two catalogues, below each three conversations, in no order."""
+    catalogues = [[*PREFIX, *range(start, start + 80)] for start in (20, 130)]
+    prompts = [[*catalogues[number % 2], number, 7] for number in range(6)]
+    assert generate_with_shared_prefix(tiny_model, prompts, **OPTIONS) == expected(tiny_model, prompts)
+    counter = CountTokens(tiny_model)
+    generate_with_shared_prefix(tiny_model, prompts, **OPTIONS | {"max_new_tokens": 1, "batch_size": 4})
+    assert counter.total == len(PREFIX) + 2 * 80 + 2 * len(prompts)
+
+
+def test_rows_that_have_ended_are_not_computed_any_more(tiny_model):
+    stops = [30, 55, 139]
+    ended = [greedy(tiny_model, prompt, 24, stops) for prompt in PROMPTS[:4]]
+    assert [len(row) for row in ended] == [8, 6, 2, 24]
+    counter = CountTokens(tiny_model)
+    options = OPTIONS | {"stop_token_ids": stops, "batch_size": 4}
+    assert generate_with_shared_prefix(tiny_model, PROMPTS[:4], **options) == ended
+    # Four rows until two have ended, two until one more has, and the last.
+    assert counter.total == len(PREFIX) + 3 * 29 + 6 * 4 + 2 * 2 + 16
+
+
+def test_a_generator_goes_on_from_what_it_has_computed(tiny_model):
+    """Turn by turn, as conversations are replayed: each prompt begins with the one before."""
+    turns = [[*PREFIX, *range(100, 100 + 20 * number)] for number in range(1, 4)]
+    options = {name: value for name, value in OPTIONS.items() if name != "batch_size"}
+    rows = expected(tiny_model, turns)
+    counter = CountTokens(tiny_model)
+    generator = BatchGenerator(tiny_model.eval(), turns, **options | {"max_new_tokens": 1})
+    assert [generator.generate([turn])[0] for turn in range(3)] == [row[:1] for row in rows]
+    assert counter.total == len(turns[-1]) - 1 + 3
+    assert not generator._pasts
+
+
+def test_what_is_forgotten_is_let_go(tiny_model):
+    options = {name: value for name, value in OPTIONS.items() if name != "batch_size"}
+    generator = BatchGenerator(tiny_model.eval(), PROMPTS[:3], **options)
+    generator.generate([0])
+    assert generator._pasts
+    generator.forget([1, 2])
+    assert not generator._pasts
+
+
+class TestDeadline:
+    def test_one_batch_is_always_done(self, tiny_model):
+        rows = generate_with_shared_prefix(tiny_model, PROMPTS, **OPTIONS, deadline=0.0)
+        assert rows == expected(tiny_model)[:3]
+
+    def test_all_are_done_in_time(self, tiny_model):
+        rows = generate_with_shared_prefix(tiny_model, PROMPTS, **OPTIONS, deadline=time.monotonic() + 600)
+        assert rows == expected(tiny_model)
 
 
 def test_prompts_that_share_nothing(tiny_model):
@@ -114,23 +176,51 @@ def small(config_class: Any, **options: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("config_class", "model_class", "options"),
+    ("config_class", "attention", "options"),
     [
-        (MistralConfig, MistralForCausalLM, {"sliding_window": 16}),
-        (Gemma2Config, Gemma2ForCausalLM, {"sliding_window": 16, "head_dim": 8}),
+        (MistralConfig, "sdpa", {"sliding_window": 16}),
+        (MistralConfig, "eager", {"sliding_window": 16}),
+        (Gemma2Config, "eager", {"sliding_window": 16, "head_dim": 8}),
+        (Gemma3TextConfig, "sdpa", {"sliding_window": 16, "head_dim": 8}),
+        (GptOssConfig, "eager", {"sliding_window": 16, "head_dim": 8, "num_local_experts": 4}),
+        (
+            Qwen3MoeConfig,
+            "sdpa",
+            {"num_experts": 4, "num_experts_per_tok": 2, "head_dim": 8},
+        ),
     ],
 )
-def test_sliding_windows_fall_back_and_say_so_once(caplog, config_class, model_class, options):
-    generate._warn_once.cache_clear()
+def test_other_families_share_too(config_class, attention, options):
+    """A window shorter than the prompts is measured in the tokens of each row, whatever stands beside it."""
     torch.manual_seed(0)
-    model = model_class(small(config_class, **options)).eval()
+    model = AutoModelForCausalLM.from_config(small(config_class, **options), attn_implementation=attention).eval()
+    rows = expected(model)
+    counter = CountTokens(model)
+    assert generate_with_shared_prefix(model, PROMPTS, **OPTIONS | {"max_new_tokens": 1}) == [row[:1] for row in rows]
+    assert counter.total < sum(map(len, PROMPTS)) / 2
+    assert generate_with_shared_prefix(model, PROMPTS, **OPTIONS) == rows
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        (lambda: small(Lfm2Config, layer_types=["conv", "full_attention"]), "does not keep its past"),
+        (
+            lambda: small(LlamaConfig, rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}),
+            "scales its positions",
+        ),
+    ],
+)
+def test_other_models_fall_back_and_say_so_once(caplog, config, reason):
+    batches._warn_once.cache_clear()
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config()).eval()
+    alone = [generate_with_shared_prefix(model, [prompt], **OPTIONS)[0] for prompt in PROMPTS]
     with caplog.at_level(logging.WARNING, logger="deepfabric_trainer"):
-        for _ in range(2):
-            assert generate_with_shared_prefix(model, PROMPTS, **OPTIONS) == expected(model)
-    assert [record.message for record in caplog.records if "plain padded batches" in record.message] == [
-        f"{model_class.__name__} does not keep all past tokens in its cache (sliding windows or recurrent layers): "
-        "its prompts are generated in plain padded batches"
-    ]
+        assert generate_with_shared_prefix(model, PROMPTS, **OPTIONS) == alone
+    messages = [record.message for record in caplog.records if "plain padded batches" in record.message]
+    assert len(messages) == 1
+    assert reason in messages[0]
 
 
 def randomized(model: Any) -> Any:
@@ -157,63 +247,9 @@ def test_lora(tiny_model):
 
 
 def test_prefix_tuning_falls_back(tiny_model, caplog):
-    generate._warn_once.cache_clear()
+    batches._warn_once.cache_clear()
     model = randomized(get_peft_model(tiny_model, PrefixTuningConfig(num_virtual_tokens=4, task_type="CAUSAL_LM")))
     together = generate_with_shared_prefix(model, PROMPTS, **OPTIONS)
     alone = [generate_with_shared_prefix(model, [prompt], **OPTIONS)[0] for prompt in PROMPTS]
     assert together == alone
     assert "prompt-learning adapter" in caplog.text
-
-
-class TestGenerationMode:
-    @pytest.fixture
-    def training_model(self, tiny_model):
-        tiny_model.train()
-        tiny_model.lm_head.eval()
-        tiny_model.config.use_cache = False
-        tiny_model.activation_checkpointing_enable({"use_reentrant": False})
-        return tiny_model
-
-    @staticmethod
-    def snapshot(model: Any) -> Any:
-        return (
-            [
-                (name, module.training, getattr(module, "gradient_checkpointing", None))
-                for name, module in model.named_modules()
-            ],
-            model.config.to_dict(),
-            id(model.generation_config),
-            model.generation_config.to_dict(),
-            torch.get_rng_state().tolist(),
-            {name: parameter.requires_grad for name, parameter in model.named_parameters()},
-        )
-
-    def test_inside(self, training_model):
-        with generation_mode(training_model) as model:
-            assert model is training_model
-            assert not any(module.training for module in model.modules())
-            assert not model.is_activation_checkpointing
-            assert model.config.use_cache
-        assert training_model.is_activation_checkpointing
-
-    def test_training_model_generates_the_same(self, training_model):
-        rows = expected(training_model)
-        before = self.snapshot(training_model)
-        assert generate_with_shared_prefix(training_model, PROMPTS, **OPTIONS) == rows
-        assert self.snapshot(training_model) == before
-
-    def test_restores_after_a_failure(self, training_model):
-        before = self.snapshot(training_model)
-        with pytest.raises(ZeroDivisionError), generation_mode(training_model):
-            torch.rand(3) / (1 // 0)
-        assert self.snapshot(training_model) == before
-
-    def test_unwraps(self, tiny_model):
-        with generation_mode(torch.nn.DataParallel(tiny_model)) as model:
-            assert model is tiny_model
-
-    def test_gradients_still_flow_afterwards(self, training_model):
-        generate_with_shared_prefix(training_model, PROMPTS, **OPTIONS)
-        ids = torch.tensor([PREFIX])
-        training_model(ids, labels=ids).loss.backward()
-        assert all(parameter.grad is not None for parameter in training_model.parameters())

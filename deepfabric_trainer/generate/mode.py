@@ -1,0 +1,80 @@
+"""The mode that a training model needs to generate, and back."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from accelerate.utils import extract_model_from_parallel
+from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.distributed.tensor import DTensor
+from transformers import GenerationConfig
+
+from deepfabric_trainer.errors import ConfigError
+
+
+@contextmanager
+def generation_mode(model: Any) -> Iterator[Any]:
+    """Yield the model without its wrappers, ready to generate; put everything back afterwards.
+
+    Inside, the model is in evaluation mode, without gradient checkpointing, with `use_cache` and a neutral generation
+    config (no sampling, no penalties); modules that were compiled in place run as they are written, since each new
+    length of a prompt would compile them anew. The state of torch's random generators is kept.
+
+    Args:
+        model (`torch.nn.Module`): Perhaps wrapped in DDP or compiled.
+
+    Raises:
+        ConfigError: If its weights are spread over processes, which would wait for each other forever.
+    """
+    model = extract_model_from_parallel(model, keep_torch_compile=False)
+    modules = list(model.modules())
+    _refuse_sharded(modules)
+    training = [module.training for module in modules]
+    compiled = [(module, module._compiled_call_impl) for module in modules if module._compiled_call_impl is not None]
+    checkpointed = [module for module in modules if getattr(module, "gradient_checkpointing", False) is True]
+    configs = {id(module.config): module.config for module in modules if hasattr(module, "config")}
+    use_cache = [(config, config.use_cache) for config in configs.values() if hasattr(config, "use_cache")]
+    generation_configs = [
+        (module, module.generation_config) for module in modules if "generation_config" in vars(module)
+    ]
+    cpu_state = torch.get_rng_state()
+    cuda_states = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    try:
+        model.eval()
+        for module, _ in compiled:
+            module._compiled_call_impl = None
+        for module in checkpointed:
+            module.gradient_checkpointing = False
+        for config, _ in use_cache:
+            config.use_cache = True
+        for module, _ in generation_configs:
+            module.generation_config = GenerationConfig()
+        yield model
+    finally:
+        for module, was_training in zip(modules, training, strict=True):
+            module.training = was_training
+        for module, call in compiled:
+            module._compiled_call_impl = call
+        for module in checkpointed:
+            module.gradient_checkpointing = True
+        for config, value in use_cache:
+            config.use_cache = value
+        for module, generation_config in generation_configs:
+            module.generation_config = generation_config
+        torch.set_rng_state(cpu_state)
+        if cuda_states:
+            torch.cuda.set_rng_state_all(cuda_states)
+
+
+def _refuse_sharded(modules: list[torch.nn.Module]) -> None:
+    parameters = (parameter for module in modules for parameter in module.parameters(recurse=False))
+    if any(isinstance(module, FullyShardedDataParallel) for module in modules) or any(
+        isinstance(parameter, DTensor) or hasattr(parameter, "ds_id") for parameter in parameters
+    ):
+        raise ConfigError(
+            "the model's weights are spread over processes (FSDP, ZeRO-3 or tensor parallel), which generate "
+            "different numbers of tokens",
+            expected="a whole model in each process",
+            fix="generate after training, or train with DDP or ZeRO-2",
+        )

@@ -1,0 +1,106 @@
+"""Generation in left-padded batches, for models whose past cannot be shared; and which models these are."""
+
+import inspect
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from transformers import DynamicCache, GenerationConfig
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+_SHARED_LAYERS = frozenset({DynamicLayer, DynamicSlidingWindowLayer})
+_LENGTH_DEPENDENT = ("dynamic", "longrope")
+"""Position embeddings that depend on the longest row of a batch, so that rows would change each other."""
+
+
+def why_not_shared(model: Any) -> str | None:
+    """Return why the past of a model cannot be shared by several prompts, `None` when it can.
+
+    Args:
+        model (`PreTrainedModel` or `PeftModel`): Without distributed wrappers.
+    """
+    adapters = getattr(model, "peft_config", None) or {}
+    if any(adapter.is_prompt_learning for adapter in adapters.values()):
+        return "has a prompt-learning adapter, whose virtual tokens stand before every prompt"
+    if any(getattr(adapter, "alora_invocation_tokens", None) for adapter in adapters.values()):
+        return "has an adapter that is switched on by tokens of the prompt"
+    base = base_of(model)
+    config = base.config
+    if config.is_encoder_decoder or config.get_text_config(decoder=True) is not config:
+        return "is not a plain decoder of text"
+    if "position_ids" not in forward_parameters(base):
+        return "takes no position_ids"
+    layers = {type(layer) for layer in DynamicCache(config=config).layers}
+    if getattr(base, "_is_stateful", False) or layers - _SHARED_LAYERS or _is_chunked(config):
+        return "does not keep its past as keys and values of single tokens (recurrent or chunked layers)"
+    if getattr(config, "num_kv_shared_layers", 0):
+        return "has layers that use the keys and values of others"
+    if _rope_type(config) in _LENGTH_DEPENDENT:
+        return "scales its positions by the longest row of a batch"
+    return None
+
+
+def generate_plain(
+    model: Any,
+    prompts: Sequence[list[int]],
+    *,
+    max_new_tokens: int,
+    stop_token_ids: Iterable[int],
+    pad_token_id: int,
+) -> list[list[int]]:
+    """Continue a batch of prompts greedily with the model's own `generate`.
+
+    Args:
+        model (`PreTrainedModel` or `PeftModel`): In generation mode.
+        prompts (`list[list[int]]`): Token ids, B lists of length T_i > 0.
+        max_new_tokens (`int`): The most tokens to generate a prompt.
+        stop_token_ids (`list[int]`): Tokens that end a continuation.
+        pad_token_id (`int`): Fills up the batch; masked everywhere.
+
+    Returns:
+        `list[list[int]]`: The continuations, each up to and with its stop token.
+    """
+    stops = set(stop_token_ids)
+    config = GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        num_beams=1,
+        use_cache=True,
+        eos_token_id=sorted(stops) or None,
+        pad_token_id=pad_token_id,
+    )
+    longest = max(map(len, prompts))
+    ids = [[pad_token_id] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
+    mask = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+    inputs = {
+        "input_ids": torch.tensor(ids, device=model.device),
+        "attention_mask": torch.tensor(mask, device=model.device),
+    }
+    output = model.generate(**inputs, generation_config=config)
+    return [_cut(row, stops) for row in output[:, longest:].tolist()]
+
+
+def base_of(model: Any) -> Any:
+    """Return the model inside its PEFT wrapper, which is the model itself where there is none."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def forward_parameters(base: Any) -> Iterable[str]:
+    """Return the argument names of the class's own forward; trainers patch that of the instance."""
+    return inspect.signature(type(base).forward).parameters
+
+
+def _is_chunked(config: Any) -> bool:
+    types = getattr(config, "layer_types", None) or ()
+    return "chunked_attention" in types or getattr(config, "attention_chunk_size", None) is not None
+
+
+def _rope_type(config: Any) -> str | None:
+    parameters = getattr(config, "rope_parameters", None) or {}
+    kind: str | None = parameters.get("rope_type")
+    return kind
+
+
+def _cut(tokens: list[int], stops: set[int]) -> list[int]:
+    end = next((index + 1 for index, token in enumerate(tokens) if token in stops), len(tokens))
+    return tokens[:end]
