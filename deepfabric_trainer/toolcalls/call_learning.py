@@ -17,10 +17,10 @@ from deepfabric_trainer.toolcalls.readers import (
     NamedJsonReader,
     PythonicReader,
     Reader,
-    XmlReader,
 )
 from deepfabric_trainer.toolcalls.turns import TurnForm
 from deepfabric_trainer.toolcalls.values import Malformed, read_json, read_value
+from deepfabric_trainer.toolcalls.xml_reader import XmlReader
 
 _Core = tuple[int, int]
 """Where one call begins and ends, without what stands around every call."""
