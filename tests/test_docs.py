@@ -8,7 +8,7 @@ from datasets import Dataset
 
 from deepfabric_trainer.validate import Rule
 from docs import make_template_table
-from tests.fixtures.tiny import tiny_model, tiny_tokenizer, tool_rows
+from tests.fixtures.tiny import call, tiny_model, tiny_tokenizer, tool_rows
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -57,6 +57,18 @@ def test_the_code_on_the_page_of_generation_runs_as_it_stands(tmp_path: Path, mo
     metrics = {key for result in names["generation"].results for key in result.metrics}
     for name in re.findall(r"`(\w+)`", " ".join(re.findall(r"^\| (`.*?) \|", page, flags=re.MULTILINE))):
         assert any(key.endswith(name) for key in metrics), f"the page names the metric {name}"
+
+
+def test_the_code_on_the_page_of_tool_calls_gives_what_it_says() -> None:
+    page = (ROOT / "docs" / "tool-calls.md").read_text(encoding="utf-8")
+    names: dict[str, Any] = {"tokenizer": tiny_tokenizer(), "tools": tool_rows()[0]["tools"]}
+    for block in re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL):
+        exec(block, names)
+    assert names["parsed"].tool_calls == [call("get_weather", city="Rome")]
+    assert names["score"].exact_match == 1
+    assert names["summary"]["exact_match_low"] == pytest.approx(0.2065, abs=1e-4)
+    assert names["summary"]["overall_score"] == pytest.approx(1.0)
+    assert (names["table"].tools[0].right, names["table"].confusions) == (1, [])
 
 
 def test_the_readmes_row_is_a_good_row() -> None:

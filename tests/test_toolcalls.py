@@ -18,6 +18,7 @@ from deepfabric_trainer.toolcalls import (
     wilson_interval,
 )
 from tests.fixtures.tiny import TOOLS, call
+from tests.toolcalls.hand_made import HAND_MADE
 
 TRICKY = [
     call("get_weather", city="Köln 🌧", days=3),
@@ -204,9 +205,9 @@ class TestBareJson:
 
 
 class TestTemplates:
-    def test_unknown_wrapper_is_named(self, tiny_tokenizer):
-        tiny_tokenizer.chat_template = tiny_tokenizer.chat_template.replace("<tool_call>", "<invoke>")
-        with pytest.raises(TemplateError, match="<invoke>"):
+    def test_calls_that_cannot_be_learned_are_shown(self, tiny_tokenizer):
+        tiny_tokenizer.chat_template = HAND_MADE["tags in tags"]
+        with pytest.raises(TemplateError, match="<name>probe_first</name>"):
             parse_tool_calls(tiny_tokenizer, "Hi")
 
     def test_dropped_calls(self, tiny_tokenizer):
@@ -223,8 +224,8 @@ class TestTemplates:
         text = '<tool_call>{"name": "f", "arguments": {}}</tool_call>'
         assert parse_tool_calls(tiny_tokenizer, text).tool_calls == [call("f")]
         tiny_tokenizer.chat_template = tiny_tokenizer.chat_template.replace("</tool_call>", "</invoke>")
-        with pytest.raises(TemplateError):
-            parse_tool_calls(tiny_tokenizer, text)
+        assert parse_tool_calls(tiny_tokenizer, text).error == "the call is not closed by </invoke>"
+        assert parse_tool_calls(tiny_tokenizer, text.replace("/tool_call", "/invoke")).tool_calls == [call("f")]
 
 
 def test_stop_token_ids(tiny_tokenizer):
@@ -359,23 +360,17 @@ class TestSummary:
         summary = summarize_scores(
             scores, parsed=[True, False, True, True, True], expects_call=[True, True, False, False, False]
         )
-        low, high = wilson_interval(3, 5)
-        assert summary == pytest.approx(
-            {
-                "exact_match": 0.6,
-                "exact_match_low": low,
-                "exact_match_high": high,
-                "name": 0.6,
-                "arguments": 0.6,
-                "schema_valid": 1.0,
-                "false_call": 1 / 3,
-                "missed_call": 1 / 2,
-                "decision": 0.6,
-                "parsed": 0.8,
-                "turns": 5,
-                "turns_with_call": 2,
-            }
-        )
+        shares = {
+            **{"exact_match": (3, 5), "name": (3, 5), "arguments": (3, 5), "schema_valid": (5, 5), "decision": (3, 5)},
+            **{"false_call": (1, 3), "missed_call": (1, 2), "parsed": (4, 5)},
+            **{"parameter_types": (4, 5), "valid_call": (4, 5)},
+        }
+        expected = {name: right / total for name, (right, total) in shares.items()}
+        for name, (right, total) in shares.items():
+            expected[f"{name}_low"], expected[f"{name}_high"] = wilson_interval(right, total)
+        # Of the three turns with a call, one is right in all, one in none, and a call of a wrong tool is valid.
+        overall = (0.40 * 1 + 0.35 * 2 + 0.25 * 2) / 3
+        assert summary == pytest.approx({**expected, "overall_score": overall, "turns": 5, "turns_with_call": 2})
 
     def test_no_turns(self):
         summary = summarize_scores([], parsed=[], expects_call=[])

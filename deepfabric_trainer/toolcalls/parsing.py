@@ -1,13 +1,13 @@
 """From generated ids or text to content, reasoning and tool calls."""
 
 import operator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from deepfabric_trainer.errors import DataFormatError
-from deepfabric_trainer.toolcalls.formats import Dialect, find_dialect
-
-STOP_TOKENS = ("<|im_end|>", "<|eot_id|>", "<|eom_id|>")
+from deepfabric_trainer.toolcalls.argument_types import Schemas, schemas_of
+from deepfabric_trainer.toolcalls.dialects import TurnDialect, find_dialect, find_form
+from deepfabric_trainer.toolcalls.turns import TurnForm
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,8 @@ class ParsedResponse:
 
     Args:
         content (`str`): The text outside reasoning and calls, stripped; up to the malformed call where there is one.
-        reasoning (`str`, *optional*): The text between `<think>` and `</think>`, stripped; `None` when empty.
+        reasoning (`str`, *optional*): The text of the reasoning (between `<think>` and `</think>`, or
+            whatever the template writes), stripped; `None` when empty.
         tool_calls (`list[dict[str, Any]]`): The well-formed calls, each
             `{"type": "function", "function": {"name": str, "arguments": dict}}`.
         error (`str`, *optional*): What is malformed, or `None`. Calls before the malformed one are kept.
@@ -37,44 +38,54 @@ def parse_tool_calls(
         processing_class (`PreTrainedTokenizerBase` or `ProcessorMixin`): Its chat template says how calls are written.
         ids_or_text (`list[int]`, `torch.Tensor` or `str`): The generated token ids, [T], or text, without the prompt.
             Whatever follows the first stop token is ignored.
-        tools (`list[dict[str, Any]]`, *optional*): The tools of the prompt. The formats known today write typed JSON
-            and do not need them.
+        tools (`list[dict[str, Any]]`, *optional*): The tools of the prompt. Notations that write all arguments as
+            bare text need them to tell `"7"` from `7`.
 
     Returns:
         `ParsedResponse`: A malformed output is a result with an `error`, never an exception.
 
     Raises:
-        TemplateError: If there is no chat template, or it writes calls in no known format.
+        TemplateError: If there is no chat template, or it drops calls, or the way it writes them cannot be learned.
         DataFormatError: If `ids_or_text` is neither text nor one sequence of ids.
     """
     dialect = find_dialect(processing_class)
-    text = ids_or_text if isinstance(ids_or_text, str) else _decode(processing_class, ids_or_text)
-    if isinstance(ids_or_text, str):
-        text = _cut_text(processing_class, text)
-    reasoning, text = _split_reasoning(text, dialect)
-    content: list[str] = []
+    form, schemas = dialect.form, schemas_of(tools)
+    text = _text(processing_class, ids_or_text, form)
+    thoughts, text = _split_reasoning(text, dialect, schemas)
+    contents: list[str] = []
     calls: list[dict[str, Any]] = []
     error, position = None, 0
-    while error is None and (found := dialect.call_format.next_call(text, position)) is not None:
-        content.append(text[position : found.start])
+    for found in dialect.calls.find(text, schemas):
+        contents.append(text[position : found.start])
         error, position = found.error, found.end
         if found.function is not None:
             calls.append({"type": "function", "function": found.function})
     if error is None:
-        content.append(text[position:])
-    return ParsedResponse("".join(content).strip(), reasoning, calls, error)
+        contents.append(text[position:])
+    content = "".join(map(form.unframed, contents)).strip()
+    return ParsedResponse(content, "\n\n".join(filter(None, thoughts)) or None, calls, error)
 
 
 def stop_token_ids(processing_class: Any) -> list[int]:
-    """Return the ids that end an assistant turn: the tokenizer's eos and the known end-of-turn tokens it has."""
+    """Return the ids that end an assistant turn: the eos token, and what this template and others write there."""
     tokenizer = _tokenizer(processing_class)
-    known = (tokenizer.convert_tokens_to_ids(token) for token in STOP_TOKENS)
+    known = (tokenizer.convert_tokens_to_ids(token) for token in find_form(processing_class).stops)
     ids = {token_id for token_id in known if token_id is not None and token_id != tokenizer.unk_token_id}
     return sorted(ids | ({tokenizer.eos_token_id} - {None}))
 
 
 def _tokenizer(processing_class: Any) -> Any:
     return getattr(processing_class, "tokenizer", processing_class)
+
+
+def _text(processing_class: Any, ids_or_text: Any, form: TurnForm) -> str:
+    """Return the text of a turn up to its end."""
+    tokenizer = _tokenizer(processing_class)
+    if not isinstance(ids_or_text, str):
+        return _decode(processing_class, ids_or_text)
+    return replace(form, stops=tuple(filter(None, (*form.stops, tokenizer.eos_token, tokenizer.pad_token)))).cut(
+        ids_or_text
+    )
 
 
 def _decode(processing_class: Any, ids: Any) -> str:
@@ -90,23 +101,20 @@ def _decode(processing_class: Any, ids: Any) -> str:
     return str(tokenizer.decode(ids[:end], skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
 
-def _cut_text(processing_class: Any, text: str) -> str:
-    tokenizer = _tokenizer(processing_class)
-    stops = filter(None, {*STOP_TOKENS, tokenizer.eos_token, tokenizer.pad_token})
-    return text[: min((at for at in map(text.find, stops) if at != -1), default=len(text))]
-
-
-def _split_reasoning(text: str, dialect: Dialect) -> tuple[str | None, str]:
-    """Split off the reasoning, also one that is unclosed or whose `<think>` stands in the prompt."""
-    body = text.lstrip()
-    if body.startswith("<think>"):
-        reasoning, _, rest = body.removeprefix("<think>").partition("</think>")
-        return reasoning.strip() or None, rest
-    close = text.find("</think>")
-    first = dialect.call_format.next_call(text, 0)
+def _split_reasoning(text: str, dialect: TurnDialect, schemas: Schemas) -> tuple[list[str], str]:
+    """Split off the reasoning, also one that is unclosed or that the prompt opened."""
+    form = dialect.form
+    thoughts, rest = form.leading_reasoning(text)
+    if thoughts or not form.closes_unopened():
+        return thoughts, rest
+    close = text.find(form.reasoning_close)
+    if close == -1 and not form.opens_reasoning:
+        return [], text
+    first = next(dialect.calls.find(text, schemas), None)
     if close == -1:
-        return (text.strip() or None, "") if dialect.opens_reasoning and first is None else (None, text)
+        return ([text.strip()], "") if first is None else ([], text)
     inside_call = first is not None and first.function is not None and first.start < close < first.end
-    if inside_call and not dialect.opens_reasoning:
-        return None, text
-    return text[:close].strip() or None, text[close + len("</think>") :]
+    if inside_call and not form.opens_reasoning:
+        return [], text
+    more, rest = form.leading_reasoning(text[close + len(form.reasoning_close) :])
+    return [text[:close].strip(), *more], rest

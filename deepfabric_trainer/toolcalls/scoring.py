@@ -1,17 +1,18 @@
 """Comparing the calls of a turn with the expected ones, and averaging over turns."""
 
-import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from deepfabric_trainer.errors import DataFormatError
-from deepfabric_trainer.schema.tools import normalize_tools
+from deepfabric_trainer.toolcalls.comparison import Call, canonical_calls, functions_of
 from deepfabric_trainer.toolcalls.parsing import ParsedResponse
+from deepfabric_trainer.toolcalls.schema_checks import declared_schemas, has_right_types, is_executable, satisfies
 
 _MALFORMED_CALL = {"name": "", "arguments": {}}
+OVERALL_WEIGHTS = {"name": 0.40, "parameter_types": 0.35, "valid_call": 0.25}
+"""What each part of [`overall_score`] weighs, as in DeepFabric's evaluator."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,10 @@ class ToolCallScore:
         false_call (`int`): A call is made where none is expected.
         missed_call (`int`): No call is made where one is expected.
         decision (`int`): A call is made exactly when one is expected.
+        parameter_types (`int`): No expected call is missed as a whole, every call names a declared tool, and its
+            arguments are of the types that the tool's schema declares, at any depth. Values do not matter.
+        valid_call (`int`): No expected call is missed as a whole, and every call could be executed: it names a
+            declared tool and gives all arguments that the tool requires.
     """
 
     exact_match: int
@@ -36,6 +41,8 @@ class ToolCallScore:
     false_call: int
     missed_call: int
     decision: int
+    parameter_types: int = field(default=0, compare=False)
+    valid_call: int = field(default=0, compare=False)
 
 
 def score_tool_calls(
@@ -61,18 +68,19 @@ def score_tool_calls(
     Raises:
         DataFormatError: If a call has no name.
     """
-    made = [_function(call, f"predicted[{index}]") for index, call in enumerate(predicted or [])]
-    wanted = [_function(call, f"expected[{index}]") for index, call in enumerate(expected or [])]
+    made, wanted = functions_of(predicted, "predicted"), functions_of(expected, "expected")
     called, asked = Counter(name for name, _ in made), Counter(name for name, _ in wanted)
-    schemas = _schemas(tools)
+    schemas, is_missed = declared_schemas(tools), bool(wanted) and not made
     return ToolCallScore(
-        exact_match=int(_canonical_calls(made) == _canonical_calls(wanted)),
+        exact_match=int(canonical_calls(made) == canonical_calls(wanted)),
         name=int(called == asked),
         arguments=int(_arguments_equal(made, wanted)),
-        schema_valid=int(all(_satisfies(name, arguments, schemas) for name, arguments in made)),
+        schema_valid=int(all(satisfies(name, arguments, schemas) for name, arguments in made)),
         false_call=int(bool(made) and not wanted),
-        missed_call=int(bool(wanted) and not made),
+        missed_call=int(is_missed),
         decision=int(bool(made) == bool(wanted)),
+        parameter_types=int(not is_missed and all(has_right_types(name, given, schemas) for name, given in made)),
+        valid_call=int(not is_missed and all(is_executable(name, given, schemas) for name, given in made)),
     )
 
 
@@ -92,7 +100,7 @@ def score_response(
     if response.error is None:
         return score_tool_calls(response.tool_calls, expected, tools)
     score = score_tool_calls([*response.tool_calls, _MALFORMED_CALL], expected, tools)
-    return replace(score, arguments=0, schema_valid=0)
+    return replace(score, arguments=0, schema_valid=0, parameter_types=0, valid_call=0)
 
 
 def summarize_scores(
@@ -106,17 +114,48 @@ def summarize_scores(
         expects_call (`list[bool]`): For each turn, whether a call was expected.
 
     Returns:
-        `dict[str, float]`: The mean of each field of [`ToolCallScore`], `parsed`, `turns`, `turns_with_call`, and the
-        95% Wilson interval `exact_match_low`, `exact_match_high`. `false_call` is a share of the turns that expect no
-        call and `missed_call` of those that expect one (0.0 without such a turn); the others are shares of all.
+        `dict[str, float]`: The mean of each field of [`ToolCallScore`] and of `parsed`, each with its 95% Wilson
+        interval (`exact_match_low`, `exact_match_high`, ...); `overall_score`, see [`overall_score`]; `turns` and
+        `turns_with_call`. `false_call` is a share of the turns that expect no call and `missed_call` of those that
+        expect one (0.0 without such a turn); the others are shares of all. `overall_score` has no interval: it is a
+        weighted sum of shares of the same turns, not a share.
     """
     turns, with_call = len(scores), sum(map(bool, expects_call))
     over = {"false_call": turns - with_call, "missed_call": with_call}
-    totals = {field.name: sum(getattr(score, field.name) for score in scores) for field in fields(ToolCallScore)}
-    summary = {name: total / max(over.get(name, turns), 1) for name, total in totals.items()}
-    low, high = wilson_interval(totals["exact_match"], turns)
-    summary |= {"exact_match_low": low, "exact_match_high": high}
-    return summary | {"parsed": sum(map(bool, parsed)) / max(turns, 1), "turns": turns, "turns_with_call": with_call}
+    totals = {one.name: sum(getattr(score, one.name) for score in scores) for one in fields(ToolCallScore)}
+    summary: dict[str, float] = {}
+    for name, total in {**totals, "parsed": sum(map(bool, parsed))}.items():
+        low, high = wilson_interval(total, over.get(name, turns))
+        summary |= {name: total / max(over.get(name, turns), 1), f"{name}_low": low, f"{name}_high": high}
+    summary["overall_score"] = overall_score(scores, expects_call=expects_call)
+    return summary | {"turns": turns, "turns_with_call": with_call}
+
+
+def overall_score(scores: Sequence[ToolCallScore], *, expects_call: Sequence[bool]) -> float:
+    """Return DeepFabric's weighted score of tool calling, in [0, 1].
+
+    It is 0.40 tool selection + 0.35 parameter types + 0.25 valid calls. Each of the three is a share of the turns in
+    which a call is expected or made, so that turns of mere text neither raise nor lower it:
+
+    - tool selection: `name`, the called tools are the expected ones;
+    - parameter types: `parameter_types`, the arguments are of the types that the schemas declare;
+    - valid calls: `valid_call`, the tools are declared and no required argument is missing.
+
+    As in DeepFabric's evaluator, values of arguments do not matter. Unlike there a turn may have several calls, and a
+    call where none is expected has the wrong tool.
+
+    Args:
+        scores (`list[ToolCallScore]`): One a turn.
+        expects_call (`list[bool]`): For each turn, whether a call was expected.
+
+    Returns:
+        `float`: The score; 0.0 if there is no such turn.
+    """
+    concerned = [score for score, expects in zip(scores, expects_call, strict=True) if expects or score.false_call]
+    weighted: float = sum(
+        weight * getattr(score, name) for score in concerned for name, weight in OVERALL_WEIGHTS.items()
+    )
+    return weighted / max(len(concerned), 1)
 
 
 def wilson_interval(successes: int, total: int) -> tuple[float, float]:
@@ -142,48 +181,13 @@ def wilson_interval(successes: int, total: int) -> tuple[float, float]:
     return max(0.0, center - spread), min(1.0, center + spread)
 
 
-def _function(call: Mapping[str, Any], path: str) -> tuple[str, Any]:
-    """Return a call's name and arguments; a JSON string becomes its value, and stays when it is not JSON."""
-    function = call.get("function", call) if isinstance(call, Mapping) else None
-    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
-        raise DataFormatError(
-            f"a tool call without a name: {call!r}",
-            expected='`{"function": {"name": ..., "arguments": ...}}` or `{"name": ..., "arguments": ...}`',
-            path=path,
-        )
-    arguments = function.get("arguments", {})
-    if arguments is None or arguments == "":
-        arguments = {}
-    if isinstance(arguments, str):
-        try:
-            arguments = json.loads(arguments)
-        except (ValueError, RecursionError):
-            return function["name"], arguments
-    return function["name"], arguments
-
-
-def _canonical(value: Any) -> Any:
-    """Return a hashable value that is equal exactly when the JSON values are equal with their types."""
-    if isinstance(value, bool) or value is None or isinstance(value, str):
-        return type(value).__name__, value
-    if isinstance(value, Mapping):
-        return "object", frozenset((key, _canonical(item)) for key, item in value.items())
-    if isinstance(value, list | tuple):
-        return "array", tuple(map(_canonical, value))
-    return "number", value
-
-
-def _canonical_calls(calls: list[tuple[str, Any]]) -> Counter[Any]:
-    return Counter((name, _canonical(arguments)) for name, arguments in calls)
-
-
-def _arguments_equal(made: list[tuple[str, Any]], wanted: list[tuple[str, Any]]) -> bool:
+def _arguments_equal(made: list[Call], wanted: list[Call]) -> bool:
     """Match calls of one name first, the leftovers with each other, and compare the arguments of every pair.
 
     Equality is transitive, so the best matching is multiset arithmetic: no search is needed.
     """
-    extra = _canonical_calls(made) - _canonical_calls(wanted)
-    missing = _canonical_calls(wanted) - _canonical_calls(made)
+    extra = canonical_calls(made) - canonical_calls(wanted)
+    missing = canonical_calls(wanted) - canonical_calls(made)
     if {name for name, _ in extra} & {name for name, _ in missing}:
         return False
     return _arguments_of(extra) == _arguments_of(missing)
@@ -191,25 +195,3 @@ def _arguments_equal(made: list[tuple[str, Any]], wanted: list[tuple[str, Any]])
 
 def _arguments_of(calls: Counter[Any]) -> Counter[Any]:
     return Counter(arguments for _, arguments in calls.elements())
-
-
-def _schemas(tools: Sequence[Mapping[str, Any]] | str | None) -> dict[str, Any] | None:
-    if tools is None or (not isinstance(tools, str) and len(tools) == 0):
-        return None if tools is None else {}
-    declared = normalize_tools(tools, set())
-    return {tool["function"]["name"]: tool["function"].get("parameters") or {} for tool in declared or []}
-
-
-def _satisfies(name: str, arguments: Any, schemas: dict[str, Any] | None) -> bool:
-    if not isinstance(arguments, Mapping) or (schemas is not None and name not in schemas):
-        return False
-    if schemas is None:
-        return True
-    from jsonschema import Draft202012Validator
-    from referencing import Registry
-
-    try:
-        # An empty registry: a `$ref` of the user's must not reach out to the network.
-        return bool(Draft202012Validator(schemas[name], registry=Registry()).is_valid(dict(arguments)))
-    except Exception:
-        return True

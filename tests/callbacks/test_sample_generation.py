@@ -15,22 +15,13 @@ from deepfabric_trainer.callbacks._sampled_turns import Turn, choose_turns, read
 from deepfabric_trainer.errors import ConfigError, TemplateError
 from tests.fixtures.tiny import call
 
+_SHARES = (
+    *("exact_match", "name", "arguments", "schema_valid", "decision", "parsed", "false_call", "missed_call"),
+    *("parameter_types", "valid_call"),
+)
 METRICS = {
-    f"eval_tool_call_{name}"
-    for name in (
-        "exact_match",
-        "exact_match_low",
-        "exact_match_high",
-        "name",
-        "arguments",
-        "schema_valid",
-        "decision",
-        "parsed",
-        "false_call",
-        "missed_call",
-        "turns",
-        "turns_with_call",
-    )
+    *(f"eval_tool_call_{name}{bound}" for name in _SHARES for bound in ("", "_low", "_high")),
+    *("eval_tool_call_overall_score", "eval_tool_call_turns", "eval_tool_call_turns_with_call"),
 }
 
 

@@ -1,0 +1,100 @@
+"""What models write beside what their templates would: other white space, other order, headers of their own."""
+
+from typing import Any
+
+import pytest
+
+from deepfabric_trainer.toolcalls import ParsedResponse, parse_tool_calls, stop_token_ids
+from tests.fixtures.tiny import call
+from tests.toolcalls.test_round_trips import tokenizer_with
+
+F = [call("f", x=1)]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("qwen3", '<tool_call>{"arguments":{"x":1},"name":"f"}</tool_call>'),
+        ("qwen3", '<tool_call>\n\n{"name": "f", "parameters": {"x": 1}} </tool_call>'),
+        ("qwen3_6", "<tool_call><function=f><parameter=x>1</parameter></function></tool_call>"),
+        ("qwen3_6", "<tool_call>\n<function=f>\n\n<parameter=x>\n1\n</parameter>\n\n</function>\n</tool_call>\n"),
+        ("glm4moe", "<tool_call>f<arg_key>x</arg_key><arg_value>1</arg_value></tool_call><|observation|>later"),
+        (
+            "deepseekv3",
+            '</think><｜tool▁call▁begin｜>function<｜tool▁sep｜>f\n```json\n{"x": 1}\n```<｜tool▁call▁end｜>',
+        ),
+        ("lfm2_v2", "<|tool_call_start|>[ f( x = 1 ) ]<|tool_call_end|>"),
+        ("gemma4", "<|tool_call>call:f{ x: 1 }<tool_call|><|tool_response>"),
+        ("gptoss", '<|channel|>commentary to=functions.f <|constrain|>json<|message|>{"x": 1}<|call|>'),
+        ("llama3_1", '<|python_tag|>{"name": "f", "arguments": {"x": 1}}<|eom_id|>'),
+    ],
+)
+def test_a_call_in_other_words(name: str, text: str) -> None:
+    assert parse_tool_calls(tokenizer_with(name), text) == ParsedResponse("", None, F, None)
+
+
+def test_harmony_keeps_channels_apart() -> None:
+    text = (
+        "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>commentary<|message|>I look.<|end|>"
+        '<|start|>assistant<|channel|>commentary to=functions.f <|constrain|>json<|message|>{"x": 1}<|call|>'
+    )
+    assert parse_tool_calls(tokenizer_with("gptoss"), text) == ParsedResponse("I look.", "Hm.", F, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "error"),
+    [
+        ("qwen3_6", "<tool_call>\n<function=f>\n<parameter=x>\n1", "'x' of 'f' is not closed"),
+        ("qwen3_6", '<tool_call>\n{"name": "f"}\n</tool_call>', "does not begin with <tool_call>\n<function="),
+        ("lfm2_v2", "<|tool_call_start|>[f(x=__import__('os'))]<|tool_call_end|>", "'__import__' is not a value"),
+        ("lfm2_v2", "<|tool_call_start|>[f(1)]<|tool_call_end|>", "has no name"),
+        ("lfm2_v2", "<|tool_call_start|>[f(x=1)", "the calls are not closed"),
+        ("gemma4", '<|tool_call>call:f{x:<|"|>a}<tool_call|>', "a text is not closed"),
+        ("gptoss", "to=functions.f<|message|>{x}", "not readable JSON"),
+    ],
+)
+def test_malformed_calls_are_named(name: str, text: str, error: str) -> None:
+    parsed = parse_tool_calls(tokenizer_with(name), text)
+    assert parsed.tool_calls == []
+    assert error in str(parsed.error)
+
+
+@pytest.mark.parametrize(
+    ("schema", "written", "value"),
+    [
+        ({"type": "string"}, "7", "7"),
+        ({"type": "integer"}, "7", 7),
+        ({"type": "integer"}, "7.0", 7),
+        ({"type": "number"}, "7", 7),
+        ({"type": "boolean"}, "True", True),
+        ({"type": "integer"}, "seven", "seven"),
+        ({"type": ["string", "null"]}, "null", None),
+        ({"anyOf": [{"type": "integer"}, {"type": "string"}]}, "007", "007"),
+        ({"$ref": "#/$defs/word"}, "7", "7"),
+        ({"enum": ["1", "2"]}, "1", "1"),
+        ({"type": "array"}, "[1, 'a']", [1, "a"]),
+        ({}, "1e400", "1e400"),
+        ({}, "1.50", "1.50"),
+    ],
+)
+def test_bare_text_is_typed_by_the_schema(schema: Any, written: str, value: Any) -> None:
+    parameters = {"type": "object", "properties": {"x": schema}, "$defs": {"word": {"type": "string"}}}
+    tools = [{"type": "function", "function": {"name": "f", "parameters": parameters}}]
+    text = f"<tool_call>\n<function=f>\n<parameter=x>\n{written}\n</parameter>\n</function>\n</tool_call>"
+    (read,) = parse_tool_calls(tokenizer_with("qwen3_6"), text, tools).tool_calls
+    assert read["function"]["arguments"] == {"x": value}
+    assert type(read["function"]["arguments"]["x"]) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("name", "stops"),
+    [
+        ("gptoss", ["<|call|>", "<|return|>"]),
+        ("glm4moe", ["<|observation|>", "<|user|>"]),
+        ("gemma4", ["<turn|>", "<|tool_response>"]),
+    ],
+)
+def test_ends_of_turns_are_learned(name: str, stops: list[str]) -> None:
+    tokenizer = tokenizer_with(name)
+    assert set(tokenizer.convert_tokens_to_ids(stops)) <= set(stop_token_ids(tokenizer))
+    assert tokenizer.convert_tokens_to_ids("<|end|>") not in stop_token_ids(tokenizer)
