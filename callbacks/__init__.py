@@ -5,5 +5,12 @@ if not __name__.startswith("deepfabric_trainer."):
 
 from deepfabric_trainer.callbacks.metric_early_stopping import MetricEarlyStoppingCallback
 from deepfabric_trainer.callbacks.sample_generation import GenerationResult, SampleGenerationCallback, TurnSample
+from deepfabric_trainer.callbacks.training_health import TrainingHealthCallback
 
-__all__ = ["GenerationResult", "MetricEarlyStoppingCallback", "SampleGenerationCallback", "TurnSample"]
+__all__ = [
+    "GenerationResult",
+    "MetricEarlyStoppingCallback",
+    "SampleGenerationCallback",
+    "TrainingHealthCallback",
+    "TurnSample",
+]

@@ -19,6 +19,7 @@ EXPORTED = [
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "SampleGenerationCallback": {"max_new_tokens": 4, "num_samples": 4, "every_n_steps": 1},
     "MetricEarlyStoppingCallback": {"metric": "eval_loss", "mode": "min"},
+    "TrainingHealthCallback": {},
 }
 
 pytestmark = pytest.mark.parametrize("kind", EXPORTED, ids=lambda kind: kind.__name__)
