@@ -51,8 +51,12 @@ class Monitor:
     """
 
     clip: float | None = None
-    loss_spikes: SpikeDetector = field(default_factory=lambda: SpikeDetector(ratio=2.0, above_all=1.5, rise=0.3))
-    gradient_spikes: SpikeDetector = field(default_factory=lambda: SpikeDetector(ratio=5.0, above_all=3.0))
+    loss_spikes: SpikeDetector = field(
+        default_factory=lambda: SpikeDetector(ratio=2.0, above_all=1.5, beyond=5.0, rise=0.3)
+    )
+    gradient_spikes: SpikeDetector = field(
+        default_factory=lambda: SpikeDetector(ratio=5.0, above_all=3.0, beyond=10.0)
+    )
     divergence: DivergenceDetector = field(default_factory=DivergenceDetector)
     plateau: PlateauDetector = field(default_factory=PlateauDetector)
     overfitting: dict[str, OverfittingDetector] = field(default_factory=dict)

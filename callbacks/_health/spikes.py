@@ -34,8 +34,10 @@ class SpikeDetector:
 
     Args:
         ratio (`float`): How many times the usual value a spike is at least.
-        above_all (`float`): How many times the largest value of the window it is at least, whatever the deviations:
+        above_all (`float`): How many times the largest value of the window it is at least:
             rows of very different difficulty give long tails.
+        beyond (`float`): How many times the largest is a spike whatever the deviations: in a window in which values
+            fall steeply they say little.
         rise (`float`): How far above the usual value it is at least.
         deviations (`float`): How many robust standard deviations it is above at least.
         settling (`int`): Values at the beginning that are left out: there losses fall steeply.
@@ -49,6 +51,7 @@ class SpikeDetector:
 
     ratio: float
     above_all: float
+    beyond: float
     rise: float = 0.0
     deviations: float = 7.0
     settling: int = 20
@@ -84,4 +87,5 @@ class SpikeDetector:
             return None
         spread = max(_NORMAL * median(abs(entry - middle) for entry in self.logs), self.least_spread)
         deviations = (log - middle) / spread
-        return Spike(value, usual, deviations) if deviations >= self.deviations else None
+        is_beyond = log >= max(self.logs) + math.log(self.beyond)
+        return Spike(value, usual, deviations) if is_beyond or deviations >= self.deviations else None

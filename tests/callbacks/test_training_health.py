@@ -4,6 +4,8 @@ import copy
 import logging
 import math
 import pickle
+import random
+import time
 from typing import Any
 
 import pytest
@@ -286,6 +288,77 @@ class TestNothingToTrain:
         trainer.train()
         assert seen(trainer) == [("nothing_to_train", 1, [4, 5], "log")]
         assert "1 of the step's 3 micro-batches" in events(trainer)[0].message
+
+
+class TestTrends:
+    def test_divergence_and_its_rollback(self, make_trainer):
+        """From step 60 on the signs of all gradients are turned round."""
+
+        class Uphill(TrainerCallback):
+            def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+                if 60 <= state.global_step < 100:
+                    for parameter in model.parameters():
+                        parameter.grad.neg_()
+
+        callback = TrainingHealthCallback({"divergence": "rollback"}, rollback_every=20)
+        trainer = make_trainer(encoded(300), Uphill(), callback, learning_rate=1e-2, lr_scheduler_type="constant")
+        trainer.train()
+        (event,) = [event for event in events(trainer) if event.kind == "divergence"]
+        assert 90 <= event.step <= 125
+        assert (event.action, event.severity) == ("rollback", "critical")
+        assert "after step 60 again" in event.message
+        losses = {entry["step"]: entry["loss"] for entry in trainer.state.log_history if "loss" in entry}
+        assert losses[event.step] > 1 > losses[event.step + 1]
+
+    def test_memorizing(self, make_trainer):
+        options = {"eval_strategy": "steps", "eval_steps": 20, "learning_rate": 1e-2}
+        other = Dataset.from_list(garbled(encoded(4), 0, 1, 2, 3))
+        trainer = make_trainer(encoded(160), TrainingHealthCallback(), eval_dataset=other, **options)
+        trainer.train()
+        assert [(event.kind, event.step) for event in events(trainer)] == [("memorizing", 60), ("overfitting", 80)]
+
+    def test_slow_input(self, make_trainer):
+        def slow(examples: list[dict[str, Any]]) -> dict[str, Any]:
+            time.sleep(0.1)
+            return ToolCallCollator(PAD)(examples)
+
+        trainer = make_trainer(encoded(120), TrainingHealthCallback({"slow_input": "stop"}), collator=slow)
+        trainer.train()
+        (event,) = events(trainer)
+        assert (event.kind, event.step, event.action) == ("slow_input", 51, "stop")
+        assert trainer.state.global_step == 51
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*")
+@pytest.mark.parametrize("seed", range(10))
+def test_healthy_runs_raise_no_alarm(make_trainer, make_tiny_model, seed):
+    draw = random.Random(seed)
+    model = make_tiny_model(seed=seed)
+    if seed % 3 == 0:
+        from peft import LoraConfig, get_peft_model
+
+        model = get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"))
+    rows = encoded(16 if seed % 4 == 0 else 200)
+    trainer = make_trainer(
+        rows,
+        TrainingHealthCallback(),
+        model=model,
+        collator=SharedPrefixCollator(PAD, min_shared=2) if seed % 2 else ToolCallCollator(PAD),
+        eval_dataset=Dataset.from_list(encoded(8)),
+        eval_strategy="steps",
+        eval_steps=20,
+        seed=seed,
+        max_steps=120,
+        train_sampling_strategy="random",
+        learning_rate=draw.choice([1e-3, 3e-3]),
+        lr_scheduler_type=draw.choice(["linear", "cosine", "constant_with_warmup"]),
+        warmup_steps=draw.choice([0, 10]),
+        gradient_accumulation_steps=draw.choice([1, 2]),
+    )
+    trainer.train()
+    assert trainer.state.global_step == 120
+    assert seen(trainer) == []
 
 
 class TestRollback:

@@ -32,7 +32,7 @@ def healthy(steps: int, seed: int, *, spread: float = 0.2, floor: float = 0.4) -
 
 
 def spikes_in(losses: list[float], **options: float) -> list[int]:
-    detector = SpikeDetector(**({"ratio": 2.0, "above_all": 1.5, "rise": 0.3} | options))
+    detector = SpikeDetector(**({"ratio": 2.0, "above_all": 1.5, "beyond": 5.0, "rise": 0.3} | options))
     return [step for step, loss in enumerate(losses, start=1) if detector.add(loss)]
 
 
@@ -74,6 +74,11 @@ class TestSpikes:
         draw = random.Random(0)
         losses = [math.exp(draw.gauss(0, 1.2)) for _ in range(100)]
         assert spikes_in([*losses, 6.0]) == []
+
+    def test_while_losses_fall_steeply(self):
+        losses = [3 * math.exp(-step / 12) for step in range(100)]
+        losses[79] = 5.0
+        assert spikes_in(losses) == [80]
 
     def test_near_zero_is_none(self):
         assert spikes_in([0.001] * 100 + [0.1]) == []
