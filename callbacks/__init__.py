@@ -7,12 +7,14 @@ from deepfabric_trainer.callbacks.metric_early_stopping import MetricEarlyStoppi
 from deepfabric_trainer.callbacks.progress import TrainingProgressCallback
 from deepfabric_trainer.callbacks.run_report import RunReportCallback
 from deepfabric_trainer.callbacks.sample_generation import GenerationResult, SampleGenerationCallback, TurnSample
+from deepfabric_trainer.callbacks.training_health import TrainingHealthCallback
 
 __all__ = [
     "GenerationResult",
     "MetricEarlyStoppingCallback",
     "RunReportCallback",
     "SampleGenerationCallback",
+    "TrainingHealthCallback",
     "TrainingProgressCallback",
     "TurnSample",
 ]

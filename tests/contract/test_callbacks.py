@@ -20,6 +20,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "SampleGenerationCallback": {"max_new_tokens": 4, "num_samples": 4, "every_n_steps": 1},
     "MetricEarlyStoppingCallback": {"metric": "eval_loss", "mode": "min"},
     "RunReportCallback": {"every_seconds": 0},
+    "TrainingHealthCallback": {},
 }
 
 pytestmark = pytest.mark.parametrize("kind", EXPORTED, ids=lambda kind: kind.__name__)

@@ -1,0 +1,1 @@
+"""What `TrainingHealthCallback` is made of: detectors that are fed numbers, and the parts that touch a run."""
