@@ -4,6 +4,13 @@ if not __name__.startswith("deepfabric_trainer."):
     )
 
 from deepfabric_trainer.callbacks.metric_early_stopping import MetricEarlyStoppingCallback
+from deepfabric_trainer.callbacks.metrics_logger import MetricsLoggerCallback
 from deepfabric_trainer.callbacks.sample_generation import GenerationResult, SampleGenerationCallback, TurnSample
 
-__all__ = ["GenerationResult", "MetricEarlyStoppingCallback", "SampleGenerationCallback", "TurnSample"]
+__all__ = [
+    "GenerationResult",
+    "MetricEarlyStoppingCallback",
+    "MetricsLoggerCallback",
+    "SampleGenerationCallback",
+    "TurnSample",
+]
