@@ -44,6 +44,21 @@ def test_the_code_on_the_page_of_batches_runs_as_it_stands(tmp_path: Path, monke
     assert names["trainer"].state.global_step == 2
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_the_code_on_the_page_of_logging_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (ROOT / "docs" / "logging.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    tokenizer = tiny_tokenizer()
+    names = {"model": tiny_model(tokenizer), "tokenizer": tokenizer, "rows": tool_rows(), "Dataset": Dataset}
+    exec(block.replace('("runs/logged", ', '("runs/logged", use_cpu=True, '), names)
+    for name in ("metrics", "events"):
+        lines = (tmp_path / "runs" / "logged" / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+        fields = {field for line in lines for field in json.loads(line)}
+        assert {field for field in fields if f"`{field}`" not in page} == set()
+
+
 def test_the_readmes_row_is_a_good_row() -> None:
     from deepfabric_trainer import validate_dataset
 
