@@ -140,7 +140,6 @@ class BackgroundSender:
         with self._disk:
             waiting = self._guarded(lambda: len(self._spool)) or 0
             if waiting:
-                self._to_spool(self._emptied_queue())
                 return _together(self._guarded(lambda: self._spool.head(limit)) or [], limit), True
             self._in_flight = _together(list(self._queue), limit)
             for _ in self._in_flight:

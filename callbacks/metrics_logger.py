@@ -172,11 +172,19 @@ class MetricsLoggerCallback(TrainerCallback):
         )
         return BackgroundSender(endpoint.post, Spool(folder / "deepfabric_spool.jsonl", endpoint.base))
 
-    def _write(self, source: str, values: Mapping[str, Any], args: Any, state: Any, step: int | None = None) -> None:
-        """Write metrics of one source; `step` where they are not of this moment."""
+    def _write(
+        self,
+        source: str,
+        values: Mapping[str, Any],
+        args: Any,
+        state: Any,
+        measured: GenerationResult | None = None,
+    ) -> None:
+        """Write metrics of one source, of this moment or of that when they were measured."""
         if not state.is_world_process_zero:
             return
-        step = state.global_step if step is None else step
+        step = state.global_step if measured is None else measured.step
+        epoch = state.epoch if measured is None or measured.epoch is None else measured.epoch
         if step != self._seen_step:
             self._seen_step, self._seen = step, set()
         self._seen.update(values)
@@ -185,7 +193,7 @@ class MetricsLoggerCallback(TrainerCallback):
             return
         if not self._sinks:
             self._open(args, state, training=False)
-        record = MetricsRecord(source, step, state.epoch, values)
+        record = MetricsRecord(source, step, epoch, values)
         self._tell(lambda sink: sink.metrics(record))
 
     def _unseen(self, values: Mapping[str, Any], step: int) -> dict[str, Any]:
@@ -211,7 +219,7 @@ class MetricsLoggerCallback(TrainerCallback):
         if isinstance(entry, RunEvent):
             self._tell(lambda sink: sink.event(entry))
             return
-        self._write("generation", self._unseen(entry.metrics, entry.step), args, state, entry.step)
+        self._write("generation", self._unseen(entry.metrics, entry.step), args, state, entry)
         self._tell(lambda sink: sink.measurement(entry))
 
     def _tell(self, what: Callable[[Sink], None]) -> None:

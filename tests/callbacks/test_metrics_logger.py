@@ -1,6 +1,5 @@
 import json
 import math
-import os
 import pickle
 import subprocess
 import sys
@@ -104,8 +103,12 @@ def test_writes_each_generated_turn_beside_the_recorded_one(run: Run) -> None:
 
 
 def test_writes_metrics_measured_between_evaluations(run: Run) -> None:
-    run.step(measurement(1), logs={"loss": 1.0})
-    assert [(line["source"], line["step"]) for line in run.lines("metrics")] == [("generation", 1), ("log", 1)]
+    run.step(measurement(1, epoch=0.09), logs={"loss": 1.0})
+    lines = run.lines("metrics")
+    assert [(line["source"], line["step"], line["epoch"]) for line in lines] == [
+        ("generation", 1, 0.09),
+        ("log", 1, 0.1),
+    ]
     assert run.lines("metrics")[0]["metrics"]["eval_tool_call_exact_match"] == 0.5
 
 
@@ -336,23 +339,30 @@ def test_a_resumed_training_has_each_step_once(make_sft_trainer, tool_rows, tmp_
 
 
 @pytest.mark.slow
-def test_what_is_queued_is_kept_when_the_process_ends_early(tmp_path: Path) -> None:
-    """A crash calls no `on_train_end`; what the server did not take is on disk afterwards."""
-    code = f"""
+def test_what_is_queued_is_sent_or_kept_when_the_process_ends_early(tmp_path: Path) -> None:
+    """A crash calls no `on_train_end`."""
+    code = """
+import sys
 from types import SimpleNamespace
 from transformers import TrainerControl, TrainerState
 from deepfabric_trainer.callbacks import MetricsLoggerCallback
-callback = MetricsLoggerCallback(api_key="{KEY}", api_url="http://127.0.0.1:9")
-args = SimpleNamespace(output_dir={str(tmp_path)!r}, report_to=[])
-state, control = TrainerState(is_world_process_zero=True), TrainerControl()
-callback.on_train_begin(args, state, control)
-for _ in range(3):
-    callback.on_log(args, state, control, logs={{"loss": 1.0}})
+key, folder, *urls = sys.argv[1:]
+for number, url in enumerate(urls):
+    callback = MetricsLoggerCallback(api_key=key, api_url=url)
+    args = SimpleNamespace(output_dir=f"{folder}/{number}", report_to=[])
+    state, control = TrainerState(is_world_process_zero=True), TrainerControl()
+    callback.on_train_begin(args, state, control)
+    for _ in range(3):
+        callback.on_log(args, state, control, logs={"loss": 1.0})
 raise RuntimeError("out of memory")
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=dict(os.environ))
+    with failing_server() as server:
+        command = [sys.executable, "-c", code, KEY, str(tmp_path), server.url, "http://127.0.0.1:9"]
+        done = subprocess.run(command, capture_output=True, text=True)
     assert "out of memory" in done.stderr
-    assert KEY not in done.stderr + done.stdout
-    spooled = read(tmp_path / "deepfabric_spool.jsonl")
-    assert [entry["body"].get("event_type", "metrics") for entry in spooled] == ["run_start", *["metrics"] * 3]
-    assert KEY not in (tmp_path / "deepfabric_spool.jsonl").read_text()
+    spool = tmp_path / "1" / "deepfabric_spool.jsonl"
+    expected = ["run_start", *["metrics"] * 3]
+    assert [message.get("event_type", "metrics") for message in server.messages()] == expected
+    assert [entry["body"].get("event_type", "metrics") for entry in read(spool)] == expected
+    assert not (tmp_path / "0" / "deepfabric_spool.jsonl").exists()
+    assert KEY not in done.stderr + done.stdout + spool.read_text()
