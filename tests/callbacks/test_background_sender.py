@@ -1,5 +1,7 @@
 import logging
 import multiprocessing
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -229,3 +231,26 @@ def test_the_key_is_written_nowhere(make, spool_path: Path, caplog) -> None:
         wait_until(lambda: len(server.requests) == 2)
         sender.stop()
     assert KEY not in caplog.text + spool_path.read_text() + repr(vars(sender))
+
+
+@pytest.mark.slow
+def test_a_process_that_crashes_sends_what_it_had_gathered(tmp_path: Path) -> None:
+    code = """
+import sys
+import time
+from deepfabric_trainer.callbacks._background_sender import BackgroundSender, Pace
+from deepfabric_trainer.callbacks._deepfabric_endpoint import Endpoint
+from deepfabric_trainer.callbacks._spool import Message, Spool
+key, url, spool = sys.argv[1:]
+sender = BackgroundSender(Endpoint(url, key).post, Spool(spool, url), Pace(gather=600))
+for number in range(3):
+    sender.put(Message("metrics", {"n": number}))
+    while not sender.sent:  # the first goes at once, the others gather
+        time.sleep(0.01)
+raise RuntimeError("out of memory")
+"""
+    with failing_server() as server:
+        command = [sys.executable, "-c", code, KEY, server.url, str(tmp_path / "spool.jsonl")]
+        done = subprocess.run(command, capture_output=True, text=True)
+    assert "out of memory" in done.stderr
+    assert sent(server) == [0, 1, 2]
