@@ -48,6 +48,10 @@ def test_the_code_on_the_page_of_batches_runs_as_it_stands(tmp_path: Path, monke
 @pytest.mark.filterwarnings("ignore")
 def test_the_code_on_the_page_of_generation_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = (ROOT / "docs" / "generation.md").read_text(encoding="utf-8")
+
+
+def test_the_code_on_the_page_of_logging_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (ROOT / "docs" / "logging.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
     monkeypatch.chdir(tmp_path)
     tokenizer = tiny_tokenizer()
@@ -69,6 +73,12 @@ def test_the_code_on_the_page_of_tool_calls_gives_what_it_says() -> None:
     assert names["summary"]["exact_match_low"] == pytest.approx(0.2065, abs=1e-4)
     assert names["summary"]["overall_score"] == pytest.approx(1.0)
     assert (names["table"].tools[0].right, names["table"].confusions) == (1, [])
+
+    exec(block.replace('("runs/logged", ', '("runs/logged", use_cpu=True, '), names)
+    for name in ("metrics", "events"):
+        lines = (tmp_path / "runs" / "logged" / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+        fields = {field for line in lines for field in json.loads(line)}
+        assert {field for field in fields if f"`{field}`" not in page} == set()
 
 
 def test_the_readmes_row_is_a_good_row() -> None:
