@@ -21,6 +21,7 @@ from deepfabric_trainer.callbacks._replay import replay, summarize_replays
 from deepfabric_trainer.callbacks._sample import Sample, Sampler, SampleSettings
 from deepfabric_trainer.callbacks._sample_text import describe
 from deepfabric_trainer.errors import ConfigError, DeepFabricTrainerError
+from deepfabric_trainer.toolcalls.tables import tool_table
 
 __all__ = ["GenerationResult", "SampleGenerationCallback", "TurnSample"]
 
@@ -273,6 +274,7 @@ class SampleGenerationCallback(TrainerCallback):
             step=state.global_step,
             metrics={f"{self.metric_prefix}_tool_call_{name}": value for name, value in summary.items()},
             samples=samples,
+            table=tool_table((sample.expected_calls, sample.parsed.tool_calls) for sample in samples),
             replays=replays,
             seconds=max(gather_object([time.monotonic() - started])),
             epoch=state.epoch,

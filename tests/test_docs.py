@@ -48,10 +48,6 @@ def test_the_code_on_the_page_of_batches_runs_as_it_stands(tmp_path: Path, monke
 @pytest.mark.filterwarnings("ignore")
 def test_the_code_on_the_page_of_generation_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = (ROOT / "docs" / "generation.md").read_text(encoding="utf-8")
-
-
-def test_the_code_on_the_page_of_logging_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    page = (ROOT / "docs" / "logging.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
     monkeypatch.chdir(tmp_path)
     tokenizer = tiny_tokenizer()
@@ -74,6 +70,15 @@ def test_the_code_on_the_page_of_tool_calls_gives_what_it_says() -> None:
     assert names["summary"]["overall_score"] == pytest.approx(1.0)
     assert (names["table"].tools[0].right, names["table"].confusions) == (1, [])
 
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_the_code_on_the_page_of_logging_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (ROOT / "docs" / "logging.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    tokenizer = tiny_tokenizer()
+    names = {"model": tiny_model(tokenizer), "tokenizer": tokenizer, "rows": tool_rows(), "Dataset": Dataset}
     exec(block.replace('("runs/logged", ', '("runs/logged", use_cpu=True, '), names)
     for name in ("metrics", "events"):
         lines = (tmp_path / "runs" / "logged" / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
