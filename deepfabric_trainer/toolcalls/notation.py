@@ -81,12 +81,6 @@ class CallNotation:
         """Whether something stands before calls by which they are told from text."""
         return re.search(r"\w{2}|[^\w\s\[\](){}\"']{2}", self.block_open + self.item_open) is not None
 
-    @cached_property
-    def tags(self) -> frozenset[str]:
-        """The tags that stand around calls."""
-        around = (self.block_open, self.item_open, self.item_close, self.block_close)
-        return frozenset(tag for text in around for tag in TAG.findall(text))
-
     def _next_opening(self, text: str, position: int) -> tuple[int, int, bool, str | None] | None:
         """Return where the next call is introduced, where it begins, whether in a block, and what is wrong."""
         if not self.is_introduced:
