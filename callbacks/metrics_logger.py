@@ -8,18 +8,18 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from deepfabric_trainer.callbacks._background_sender import BackgroundSender
-from deepfabric_trainer.callbacks._deepfabric_endpoint import Endpoint, check_url
 from deepfabric_trainer.callbacks._journal import Journal, RunEvent, journal_of
-from deepfabric_trainer.callbacks._log_records import MetricsRecord, Run
 from deepfabric_trainer.callbacks._measurements import GenerationResult
-from deepfabric_trainer.callbacks._sinks import Sink
-from deepfabric_trainer.callbacks._sinks_deepfabric import DeepFabricSink
-from deepfabric_trainer.callbacks._sinks_jsonl import JsonLinesSink
-from deepfabric_trainer.callbacks._sinks_tensorboard import TensorBoardSink
-from deepfabric_trainer.callbacks._sinks_trackio import TrackioSink
-from deepfabric_trainer.callbacks._sinks_wandb import WandbSink
-from deepfabric_trainer.callbacks._spool import Spool
+from deepfabric_trainer.callbacks._sinks.background_sender import BackgroundSender
+from deepfabric_trainer.callbacks._sinks.deepfabric import DeepFabricSink
+from deepfabric_trainer.callbacks._sinks.deepfabric_endpoint import Endpoint, check_url
+from deepfabric_trainer.callbacks._sinks.jsonl import JsonLinesSink
+from deepfabric_trainer.callbacks._sinks.records import MetricsRecord, Run
+from deepfabric_trainer.callbacks._sinks.sink import Sink
+from deepfabric_trainer.callbacks._sinks.spool import Spool
+from deepfabric_trainer.callbacks._sinks.tensorboard import TensorBoardSink
+from deepfabric_trainer.callbacks._sinks.trackio import TrackioSink
+from deepfabric_trainer.callbacks._sinks.wandb import WandbSink
 from deepfabric_trainer.errors import ConfigError
 
 logger = logging.getLogger(__name__)

@@ -6,8 +6,8 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import has_length
 
 from deepfabric_trainer.callbacks._progress_display import ProgressDisplay, terminal
-from deepfabric_trainer.callbacks._report_chart import short
-from deepfabric_trainer.callbacks._report_page import duration
+from deepfabric_trainer.callbacks._report.chart import short
+from deepfabric_trainer.callbacks._report.page import duration
 from deepfabric_trainer.callbacks._throughput import Throughput
 from deepfabric_trainer.callbacks._unfinished import Unfinished
 

@@ -9,10 +9,10 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from deepfabric_trainer.callbacks._followed_run import FollowedRun, JournalReader, describe_data
-from deepfabric_trainer.callbacks._report_json import render_json
-from deepfabric_trainer.callbacks._report_page import render_html, render_markdown
-from deepfabric_trainer.callbacks._run_record import RunStatus
+from deepfabric_trainer.callbacks._report.followed_run import FollowedRun, JournalReader, describe_data
+from deepfabric_trainer.callbacks._report.metrics_json import render_json
+from deepfabric_trainer.callbacks._report.page import render_html, render_markdown
+from deepfabric_trainer.callbacks._report.record import RunStatus
 from deepfabric_trainer.callbacks._unfinished import Unfinished, last_error
 from deepfabric_trainer.errors import ConfigError
 

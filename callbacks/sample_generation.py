@@ -13,13 +13,13 @@ from accelerate.utils import gather_object
 from tqdm.auto import tqdm  # type: ignore[import-untyped]
 from transformers import TrainerCallback
 
-from deepfabric_trainer.callbacks._generated_turns import generate_turns, stop_ids_of, summarize_samples
+from deepfabric_trainer.callbacks._generation.prompts import Shown
+from deepfabric_trainer.callbacks._generation.replay import replay, summarize_replays
+from deepfabric_trainer.callbacks._generation.sample import Sample, Sampler, SampleSettings
+from deepfabric_trainer.callbacks._generation.text import describe
+from deepfabric_trainer.callbacks._generation.turns import generate_turns, stop_ids_of, summarize_samples
 from deepfabric_trainer.callbacks._journal import journal_of
 from deepfabric_trainer.callbacks._measurements import GenerationResult, TurnSample
-from deepfabric_trainer.callbacks._prompts import Shown
-from deepfabric_trainer.callbacks._replay import replay, summarize_replays
-from deepfabric_trainer.callbacks._sample import Sample, Sampler, SampleSettings
-from deepfabric_trainer.callbacks._sample_text import describe
 from deepfabric_trainer.errors import ConfigError, DeepFabricTrainerError
 from deepfabric_trainer.toolcalls.tables import tool_table
 

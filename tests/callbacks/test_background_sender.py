@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from deepfabric_trainer.callbacks._background_sender import BackgroundSender, Pace
-from deepfabric_trainer.callbacks._deepfabric_endpoint import Endpoint, Outcome, Verdict
-from deepfabric_trainer.callbacks._spool import Message, Spool
+from deepfabric_trainer.callbacks._sinks.background_sender import BackgroundSender, Pace
+from deepfabric_trainer.callbacks._sinks.deepfabric_endpoint import Endpoint, Outcome, Verdict
+from deepfabric_trainer.callbacks._sinks.spool import Message, Spool
 from tests.fixtures.failing_server import failing_server, hang, hang_up, status
 
 KEY = "df-secret-0123456789"
@@ -238,9 +238,9 @@ def test_a_process_that_crashes_sends_what_it_had_gathered(tmp_path: Path) -> No
     code = """
 import sys
 import time
-from deepfabric_trainer.callbacks._background_sender import BackgroundSender, Pace
-from deepfabric_trainer.callbacks._deepfabric_endpoint import Endpoint
-from deepfabric_trainer.callbacks._spool import Message, Spool
+from deepfabric_trainer.callbacks._sinks.background_sender import BackgroundSender, Pace
+from deepfabric_trainer.callbacks._sinks.deepfabric_endpoint import Endpoint
+from deepfabric_trainer.callbacks._sinks.spool import Message, Spool
 key, url, spool = sys.argv[1:]
 sender = BackgroundSender(Endpoint(url, key).post, Spool(spool, url), Pace(gather=600))
 for number in range(3):

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from deepfabric_trainer.callbacks._deepfabric_endpoint import Endpoint, Verdict, check_url, seconds_to_wait
+from deepfabric_trainer.callbacks._sinks.deepfabric_endpoint import Endpoint, Verdict, check_url, seconds_to_wait
 from deepfabric_trainer.errors import ConfigError
 from tests.fixtures.failing_server import break_off, break_off_body, failing_server, hang, hang_up, status
 

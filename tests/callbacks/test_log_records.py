@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepfabric_trainer.callbacks._log_records import json_line
+from deepfabric_trainer.callbacks._sinks.records import json_line
 from deepfabric_trainer.toolcalls.tables import ToolCount
 
 

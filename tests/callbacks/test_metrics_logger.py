@@ -227,13 +227,13 @@ def test_a_folder_that_takes_nothing_is_named_once_and_the_run_goes_on(tmp_path:
 
 
 def test_a_full_disk_is_named_once_and_later_lines_are_written(run: Run, caplog, monkeypatch) -> None:
-    from deepfabric_trainer.callbacks import _run_file
+    from deepfabric_trainer.callbacks._sinks import run_file
 
     def full(*args: Any, **kwargs: Any) -> Any:
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(_run_file, "open", full, raising=False)
+        patch.setattr(run_file, "open", full, raising=False)
         for _ in range(3):
             run.step(logs={"loss": 1.0})
     run.step(logs={"loss": 2.0})

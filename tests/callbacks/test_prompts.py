@@ -3,8 +3,8 @@ from typing import Any
 import pytest
 
 from deepfabric_trainer import ConversationEncoder, DeepFabricSFTConfig
-from deepfabric_trainer.callbacks._prompts import Prompt, PromptEncoder, Shown
-from deepfabric_trainer.callbacks._sampled_turns import read_turns
+from deepfabric_trainer.callbacks._generation.choice import read_turns
+from deepfabric_trainer.callbacks._generation.prompts import Prompt, PromptEncoder, Shown
 from deepfabric_trainer.errors import DataFormatError
 from tests.fixtures.templates import NAMES, tokenizer_with
 from tests.fixtures.tiny import TOOLS, tool_rows

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from deepfabric_trainer.callbacks._report_chart import (
+from deepfabric_trainer.callbacks._report.chart import (
     MOST_BUCKETS,
     MOST_ROWS,
     Line,

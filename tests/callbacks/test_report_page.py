@@ -14,9 +14,9 @@ import pytest
 
 from deepfabric_trainer.callbacks._journal import RunEvent
 from deepfabric_trainer.callbacks._measurements import GenerationResult
-from deepfabric_trainer.callbacks._report_json import read_earlier, render_json
-from deepfabric_trainer.callbacks._report_page import advice_for, duration, render_html, render_markdown
-from deepfabric_trainer.callbacks._run_record import RunStatus
+from deepfabric_trainer.callbacks._report.metrics_json import read_earlier, render_json
+from deepfabric_trainer.callbacks._report.page import advice_for, duration, render_html, render_markdown
+from deepfabric_trainer.callbacks._report.record import RunStatus
 from deepfabric_trainer.toolcalls.tables import Confusion, ToolCount, ToolTable
 from tests.fixtures.run_records import learning_run, losses, measured, record, sample
 from tests.fixtures.tiny import call

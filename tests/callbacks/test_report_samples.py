@@ -1,7 +1,7 @@
 import pytest
 
 from deepfabric_trainer.callbacks._measurements import GenerationResult
-from deepfabric_trainer.callbacks._report_samples import (
+from deepfabric_trainer.callbacks._report.samples import (
     MOST_SAMPLES,
     Outcome,
     compare_calls,

@@ -1,6 +1,6 @@
 import pytest
 
-from deepfabric_trainer.callbacks._report_text import (
+from deepfabric_trainer.callbacks._report.text import (
     REDACTED,
     cut,
     names_a_secret,

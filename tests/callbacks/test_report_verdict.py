@@ -4,8 +4,8 @@ import pytest
 
 from deepfabric_trainer.callbacks._journal import RunEvent
 from deepfabric_trainer.callbacks._measurements import GenerationResult
-from deepfabric_trainer.callbacks._report_verdict import Finding, verdict_of
-from deepfabric_trainer.callbacks._run_record import RunStatus
+from deepfabric_trainer.callbacks._report.record import RunStatus
+from deepfabric_trainer.callbacks._report.verdict import Finding, verdict_of
 from tests.fixtures.run_records import losses, measured, record, samples
 
 

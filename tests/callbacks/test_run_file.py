@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from deepfabric_trainer.callbacks._run_file import RunFile
+from deepfabric_trainer.callbacks._sinks.run_file import RunFile
 
 
 def lines(run_id: str, *steps: int) -> list[bytes]:

@@ -13,10 +13,10 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 from trl import SFTConfig
 
 from deepfabric_trainer.callbacks import RunReportCallback, run_report
-from deepfabric_trainer.callbacks._followed_run import describe_data
 from deepfabric_trainer.callbacks._journal import RunEvent, journal_of
 from deepfabric_trainer.callbacks._measurements import GenerationResult
-from deepfabric_trainer.callbacks._run_environment import describe_environment, non_default_settings
+from deepfabric_trainer.callbacks._report.environment import describe_environment, non_default_settings
+from deepfabric_trainer.callbacks._report.followed_run import describe_data
 from deepfabric_trainer.callbacks._throughput import Throughput
 from deepfabric_trainer.errors import ConfigError
 from tests.fixtures.run_records import measured, samples

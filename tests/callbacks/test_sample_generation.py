@@ -9,9 +9,10 @@ import torch
 from datasets import Dataset
 from transformers import TrainerCallback, TrainerState
 
-from deepfabric_trainer.callbacks import SampleGenerationCallback, _generated_turns
+from deepfabric_trainer.callbacks import SampleGenerationCallback
+from deepfabric_trainer.callbacks._generation import turns as generated_turns
+from deepfabric_trainer.callbacks._generation.choice import Turn, choose_turns, read_turns
 from deepfabric_trainer.callbacks._journal import journal_of
-from deepfabric_trainer.callbacks._sampled_turns import Turn, choose_turns, read_turns
 from deepfabric_trainer.errors import ConfigError, TemplateError
 from tests.fixtures.tiny import call
 
@@ -41,7 +42,7 @@ def say(monkeypatch, tiny_tokenizer):
             texts = [said if isinstance(said, str) else said[tiny_tokenizer.decode(prompt)] for prompt in prompts]
             return [tiny_tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
 
-        monkeypatch.setattr(_generated_turns, "generate_with_shared_prefix", generate)
+        monkeypatch.setattr(generated_turns, "generate_with_shared_prefix", generate)
         return calls
 
     return replace
@@ -52,7 +53,7 @@ def fail(monkeypatch):
     def generate(*args: Any, **options: Any) -> Any:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(_generated_turns, "generate_with_shared_prefix", generate)
+    monkeypatch.setattr(generated_turns, "generate_with_shared_prefix", generate)
 
 
 def measure(
@@ -409,8 +410,8 @@ class TestInATrainer:
             unknown = ({index: [] for index in range(10)}, None)
             return list(sent) if len(sent) == 2 else [unknown, objects[0]]
 
-        monkeypatch.setattr(_generated_turns, "PartialState", Rank)
-        monkeypatch.setattr(_generated_turns, "gather_object", collect)
+        monkeypatch.setattr(generated_turns, "PartialState", Rank)
+        monkeypatch.setattr(generated_turns, "gather_object", collect)
         ranks = [callback(tool_rows), callback(tool_rows)]
         for rank in ranks:
             measure(rank, tiny_model, tiny_tokenizer)

@@ -5,7 +5,7 @@ import pytest
 from transformers.integrations import TensorBoardCallback
 
 from deepfabric_trainer.callbacks import MetricsLoggerCallback
-from deepfabric_trainer.callbacks._sinks_tensorboard import TensorBoardSink
+from deepfabric_trainer.callbacks._sinks.tensorboard import TensorBoardSink
 from tests.fixtures.journal_entries import Measures, measurement, sample
 
 pytest.importorskip("tensorboard", reason="tensorboard is not installed")

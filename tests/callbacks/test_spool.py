@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from deepfabric_trainer.callbacks._spool import Message, Spool
+from deepfabric_trainer.callbacks._sinks.spool import Message, Spool
 
 SERVER = "https://a.example"
 

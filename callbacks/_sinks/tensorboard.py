@@ -4,11 +4,11 @@ from typing import Any
 
 from transformers.integrations.integration_utils import default_logdir, rewrite_logs
 
-from deepfabric_trainer.callbacks import _dashboard
 from deepfabric_trainer.callbacks._journal import RunEvent
-from deepfabric_trainer.callbacks._log_records import MetricsRecord
 from deepfabric_trainer.callbacks._measurements import GenerationResult
-from deepfabric_trainer.callbacks._sinks import Sink
+from deepfabric_trainer.callbacks._sinks import dashboard
+from deepfabric_trainer.callbacks._sinks.records import MetricsRecord
+from deepfabric_trainer.callbacks._sinks.sink import Sink
 
 
 class TensorBoardSink(Sink):
@@ -31,15 +31,15 @@ class TensorBoardSink(Sink):
 
     def metrics(self, record: MetricsRecord) -> None:
         """Write what the trainer has not logged."""
-        if record.source in _dashboard.NOT_LOGGED_BY_THE_TRAINER:
-            for name, value in rewrite_logs(_dashboard.scalars(record.values)).items():
+        if record.source in dashboard.NOT_LOGGED_BY_THE_TRAINER:
+            for name, value in rewrite_logs(dashboard.scalars(record.values)).items():
                 self._open().add_scalar(name, value, record.step)
             self._open().flush()
 
     def measurement(self, result: GenerationResult) -> None:
         """Write the samples as text, and the calls by tool as a table."""
         for place, sample in enumerate(result.samples[: self.samples_per_log]):
-            cells = zip(_dashboard.SAMPLE_COLUMNS, _dashboard.sample_row(result.step, sample), strict=True)
+            cells = zip(dashboard.SAMPLE_COLUMNS, dashboard.sample_row(result.step, sample), strict=True)
             self._open().add_text(f"samples/{place}", _as_text(dict(cells)), result.step)
         if result.table is not None:
             lines = ["    support  called  right  tool"]
@@ -50,7 +50,7 @@ class TensorBoardSink(Sink):
 
     def event(self, event: RunEvent) -> None:
         """Write it as text."""
-        cells = zip(_dashboard.EVENT_COLUMNS, _dashboard.event_row(event), strict=True)
+        cells = zip(dashboard.EVENT_COLUMNS, dashboard.event_row(event), strict=True)
         self._open().add_text(f"events/{event.kind}", _as_text(dict(cells)), event.step)
         self._open().flush()
 

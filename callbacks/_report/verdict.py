@@ -6,7 +6,7 @@ from enum import StrEnum
 from statistics import median
 
 from deepfabric_trainer.callbacks._journal import RunEvent
-from deepfabric_trainer.callbacks._run_record import Measurement, RunRecord, RunStatus
+from deepfabric_trainer.callbacks._report.record import Measurement, RunRecord, RunStatus
 from deepfabric_trainer.toolcalls import wilson_interval
 
 _DIVERGED = ("nan", "inf", "infinity", "divergence", "diverged")

@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Any
 
 from deepfabric_trainer.callbacks._measurements import GenerationResult, TurnSample
-from deepfabric_trainer.callbacks._report_text import Cut, cut
+from deepfabric_trainer.callbacks._report.text import Cut, cut
 from deepfabric_trainer.toolcalls import score_tool_calls
 
 MOST_SAMPLES = 120

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from deepfabric_trainer.callbacks._log_records import json_line
+from deepfabric_trainer.callbacks._sinks.records import json_line
 from deepfabric_trainer.errors import ConfigError
 
 _LONGEST_RETRY_AFTER = 3600.0

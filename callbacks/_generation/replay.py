@@ -4,9 +4,9 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from deepfabric_trainer.callbacks._generated_turns import compare, generation_options, spread
+from deepfabric_trainer.callbacks._generation.prompts import Prompt
+from deepfabric_trainer.callbacks._generation.turns import compare, generation_options, spread
 from deepfabric_trainer.callbacks._measurements import ReplayedConversation, TurnSample
-from deepfabric_trainer.callbacks._prompts import Prompt
 from deepfabric_trainer.generate import BatchGenerator, generation_mode
 from deepfabric_trainer.toolcalls import wilson_interval
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from deepfabric_trainer.callbacks._journal import RunEvent
-from deepfabric_trainer.callbacks._report_verdict import verdict_of
-from deepfabric_trainer.callbacks._run_record import RunRecord
+from deepfabric_trainer.callbacks._report.record import RunRecord
+from deepfabric_trainer.callbacks._report.verdict import verdict_of
 
 _Item = TypeVar("_Item")
 

@@ -3,10 +3,10 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from deepfabric_trainer.callbacks._background_sender import BackgroundSender
-from deepfabric_trainer.callbacks._log_records import MetricsRecord, Run, now, plain
-from deepfabric_trainer.callbacks._sinks import Sink
-from deepfabric_trainer.callbacks._spool import Message
+from deepfabric_trainer.callbacks._sinks.background_sender import BackgroundSender
+from deepfabric_trainer.callbacks._sinks.records import MetricsRecord, Run, now, plain
+from deepfabric_trainer.callbacks._sinks.sink import Sink
+from deepfabric_trainer.callbacks._sinks.spool import Message
 
 _SETTINGS = (
     "num_train_epochs",

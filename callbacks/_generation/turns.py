@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
+from deepfabric_trainer.callbacks._generation.prompts import Prompt
 from deepfabric_trainer.callbacks._measurements import TurnSample
-from deepfabric_trainer.callbacks._prompts import Prompt
 from deepfabric_trainer.generate import generate_with_shared_prefix
 from deepfabric_trainer.toolcalls import (
     parse_tool_calls,

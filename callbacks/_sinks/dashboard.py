@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from deepfabric_trainer.callbacks._journal import RunEvent
-from deepfabric_trainer.callbacks._log_records import plain
 from deepfabric_trainer.callbacks._measurements import TurnSample
+from deepfabric_trainer.callbacks._sinks.records import plain
 
 LONGEST_CELL = 4000
 NOT_LOGGED_BY_THE_TRAINER = ("generation", "evaluate")

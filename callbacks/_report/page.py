@@ -11,12 +11,12 @@ from importlib.resources import files
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
-from deepfabric_trainer.callbacks._report_chart import short
-from deepfabric_trainer.callbacks._report_curves import curves, other_metrics
-from deepfabric_trainer.callbacks._report_samples import Outcome, compare_samples
-from deepfabric_trainer.callbacks._report_text import cut, visible, without_secrets
-from deepfabric_trainer.callbacks._report_verdict import Finding, verdict_of
-from deepfabric_trainer.callbacks._run_record import Measurement, RunRecord, RunStatus
+from deepfabric_trainer.callbacks._report.chart import short
+from deepfabric_trainer.callbacks._report.curves import curves, other_metrics
+from deepfabric_trainer.callbacks._report.record import Measurement, RunRecord, RunStatus
+from deepfabric_trainer.callbacks._report.samples import Outcome, compare_samples
+from deepfabric_trainer.callbacks._report.text import cut, visible, without_secrets
+from deepfabric_trainer.callbacks._report.verdict import Finding, verdict_of
 
 _TONES = {Finding.IMPROVED: "good", Finding.WORSE: "bad", Finding.DIVERGED: "bad"}
 _OUTCOME_SIGNS = {

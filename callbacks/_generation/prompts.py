@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
-from deepfabric_trainer.callbacks._sampled_turns import Turn
+from deepfabric_trainer.callbacks._generation.choice import Turn
 from deepfabric_trainer.encode import ConversationEncoder, Region
 from deepfabric_trainer.errors import DataFormatError
 from deepfabric_trainer.schema import Conversation, Message

@@ -3,11 +3,11 @@ from typing import Any
 
 from transformers.integrations.integration_utils import rewrite_logs
 
-from deepfabric_trainer.callbacks import _dashboard
 from deepfabric_trainer.callbacks._journal import RunEvent
-from deepfabric_trainer.callbacks._log_records import MetricsRecord
 from deepfabric_trainer.callbacks._measurements import GenerationResult
-from deepfabric_trainer.callbacks._sinks import Sink
+from deepfabric_trainer.callbacks._sinks import dashboard
+from deepfabric_trainer.callbacks._sinks.records import MetricsRecord
+from deepfabric_trainer.callbacks._sinks.sink import Sink
 
 
 class TrackioSink(Sink):
@@ -27,21 +27,21 @@ class TrackioSink(Sink):
 
     def metrics(self, record: MetricsRecord) -> None:
         """Log what the trainer has not logged."""
-        if record.source in _dashboard.NOT_LOGGED_BY_THE_TRAINER:
-            self._log(record.step, rewrite_logs(_dashboard.scalars(record.values)))
+        if record.source in dashboard.NOT_LOGGED_BY_THE_TRAINER:
+            self._log(record.step, rewrite_logs(dashboard.scalars(record.values)))
 
     def measurement(self, result: GenerationResult) -> None:
         """Log the samples and the calls by tool as tables."""
         step = result.step
-        samples = [_dashboard.sample_row(step, sample) for sample in result.samples[: self.samples_per_log]]
-        self._log_table(step, "samples", _dashboard.SAMPLE_COLUMNS, samples)
+        samples = [dashboard.sample_row(step, sample) for sample in result.samples[: self.samples_per_log]]
+        self._log_table(step, "samples", dashboard.SAMPLE_COLUMNS, samples)
         if result.table is not None:
             tools = [[step, tool.name, tool.support, tool.called, tool.right] for tool in result.table.tools]
-            self._log_table(step, "tools", _dashboard.TOOL_COLUMNS, tools)
+            self._log_table(step, "tools", dashboard.TOOL_COLUMNS, tools)
 
     def event(self, event: RunEvent) -> None:
         """Log a table of one row."""
-        self._log_table(event.step, "events", _dashboard.EVENT_COLUMNS, [_dashboard.event_row(event)])
+        self._log_table(event.step, "events", dashboard.EVENT_COLUMNS, [dashboard.event_row(event)])
 
     def end(self, state: Any) -> None:
         """Know that the run may be over."""

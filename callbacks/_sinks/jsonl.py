@@ -3,10 +3,10 @@ from dataclasses import asdict
 from typing import Any
 
 from deepfabric_trainer.callbacks._journal import RunEvent
-from deepfabric_trainer.callbacks._log_records import MetricsRecord, Run, json_line, now, turn_records
 from deepfabric_trainer.callbacks._measurements import GenerationResult
-from deepfabric_trainer.callbacks._run_file import RunFile
-from deepfabric_trainer.callbacks._sinks import Sink
+from deepfabric_trainer.callbacks._sinks.records import MetricsRecord, Run, json_line, now, turn_records
+from deepfabric_trainer.callbacks._sinks.run_file import RunFile
+from deepfabric_trainer.callbacks._sinks.sink import Sink
 
 
 class JsonLinesSink(Sink):

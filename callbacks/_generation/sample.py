@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from deepfabric_trainer.callbacks._prompts import Prompt, PromptEncoder, Shown
-from deepfabric_trainer.callbacks._sampled_turns import Turn, choose_conversations, choose_turns, read_turns
+from deepfabric_trainer.callbacks._generation.choice import Turn, choose_conversations, choose_turns, read_turns
+from deepfabric_trainer.callbacks._generation.prompts import Prompt, PromptEncoder, Shown
 from deepfabric_trainer.errors import ConfigError, DeepFabricTrainerError
 from deepfabric_trainer.toolcalls import parse_tool_calls
 

@@ -5,11 +5,11 @@ from typing import Any
 
 from transformers.integrations.integration_utils import rewrite_logs
 
-from deepfabric_trainer.callbacks import _dashboard
 from deepfabric_trainer.callbacks._journal import RunEvent
-from deepfabric_trainer.callbacks._log_records import MetricsRecord, Run
 from deepfabric_trainer.callbacks._measurements import GenerationResult
-from deepfabric_trainer.callbacks._sinks import Sink
+from deepfabric_trainer.callbacks._sinks import dashboard
+from deepfabric_trainer.callbacks._sinks.records import MetricsRecord, Run
+from deepfabric_trainer.callbacks._sinks.sink import Sink
 
 _MOST_EVENTS = 200
 
@@ -46,8 +46,8 @@ class WandbSink(Sink):
 
     def metrics(self, record: MetricsRecord) -> None:
         """Log what the trainer has not logged, and keep the best in the summary."""
-        if record.source in _dashboard.NOT_LOGGED_BY_THE_TRAINER:
-            self._log(record.step, rewrite_logs(_dashboard.scalars(record.values)))
+        if record.source in dashboard.NOT_LOGGED_BY_THE_TRAINER:
+            self._log(record.step, rewrite_logs(dashboard.scalars(record.values)))
         wandb_run = self._wandb_run()
         better = self._find_better(record.values, record.step)
         if wandb_run is not None and better:
@@ -56,20 +56,20 @@ class WandbSink(Sink):
     def measurement(self, result: GenerationResult) -> None:
         """Log the samples and the calls by tool as tables."""
         step = result.step
-        samples = [_dashboard.sample_row(step, sample) for sample in result.samples[: self.samples_per_log]]
-        tables = {"samples": (_dashboard.SAMPLE_COLUMNS, samples)}
+        samples = [dashboard.sample_row(step, sample) for sample in result.samples[: self.samples_per_log]]
+        tables = {"samples": (dashboard.SAMPLE_COLUMNS, samples)}
         if result.table is not None:
             tools = [[step, tool.name, tool.support, tool.called, tool.right] for tool in result.table.tools]
             pairs = [[step, pair.expected, pair.called, pair.count] for pair in result.table.confusions]
-            tables["tools"] = (_dashboard.TOOL_COLUMNS, tools)
-            tables["confusions"] = (_dashboard.CONFUSION_COLUMNS, pairs)
+            tables["tools"] = (dashboard.TOOL_COLUMNS, tools)
+            tables["confusions"] = (dashboard.CONFUSION_COLUMNS, pairs)
         self._log_tables(step, {name: table for name, table in tables.items() if table[1]})
 
     def event(self, event: RunEvent) -> None:
         """Log the table of the run's latest events anew: W&B shows the last of a key."""
         self._events = [*self._events, event][-_MOST_EVENTS:]
-        rows = [_dashboard.event_row(known) for known in self._events]
-        self._log_tables(event.step, {"events": (_dashboard.EVENT_COLUMNS, rows)})
+        rows = [dashboard.event_row(known) for known in self._events]
+        self._log_tables(event.step, {"events": (dashboard.EVENT_COLUMNS, rows)})
 
     def _log_tables(self, step: int, tables: dict[str, tuple[list[str], list[list[Any]]]]) -> None:
         if self._wandb_run() is None or not tables:
@@ -98,8 +98,8 @@ class WandbSink(Sink):
     def _find_better(self, values: Mapping[str, Any], step: int) -> dict[str, tuple[float, int]]:
         """Return the values that are the best of their names so far, with their step."""
         better = {}
-        for name, value in _dashboard.scalars(values).items():
-            larger = self._larger_is_better.get(name, _dashboard.larger_is_better(name))
+        for name, value in dashboard.scalars(values).items():
+            larger = self._larger_is_better.get(name, dashboard.larger_is_better(name))
             best = self._best.get(name, (math.nan, 0))[0]
             improves = value > best if larger else value < best
             if larger is not None and not math.isnan(value) and (math.isnan(best) or improves):

@@ -3,8 +3,8 @@
 from typing import Any
 
 from deepfabric_trainer.callbacks._journal import RunEvent
-from deepfabric_trainer.callbacks._log_records import MetricsRecord
 from deepfabric_trainer.callbacks._measurements import GenerationResult
+from deepfabric_trainer.callbacks._sinks.records import MetricsRecord
 
 
 class Sink:

@@ -4,8 +4,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from deepfabric_trainer.callbacks._report_chart import Chart, Line, Mark, draw
-from deepfabric_trainer.callbacks._run_record import RunRecord
+from deepfabric_trainer.callbacks._report.chart import Chart, Line, Mark, draw
+from deepfabric_trainer.callbacks._report.record import RunRecord
 
 _EVENT_SIGNS = {"info": "i", "warning": "!", "critical": "✕"}
 _MOST_MARKS = 40

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deepfabric_trainer.callbacks._log_records import json_line
+from deepfabric_trainer.callbacks._sinks.records import json_line
 
 
 @dataclass(frozen=True)

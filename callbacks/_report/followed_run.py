@@ -11,10 +11,10 @@ import psutil
 
 from deepfabric_trainer.callbacks._journal import Journal, RunEvent, journal_of
 from deepfabric_trainer.callbacks._measurements import GenerationResult
-from deepfabric_trainer.callbacks._report_json import Earlier, read_earlier
-from deepfabric_trainer.callbacks._report_text import without_secrets
-from deepfabric_trainer.callbacks._run_environment import describe_environment, non_default_settings
-from deepfabric_trainer.callbacks._run_record import RunRecord, RunStatus
+from deepfabric_trainer.callbacks._report.environment import describe_environment, non_default_settings
+from deepfabric_trainer.callbacks._report.metrics_json import Earlier, read_earlier
+from deepfabric_trainer.callbacks._report.record import RunRecord, RunStatus
+from deepfabric_trainer.callbacks._report.text import without_secrets
 from deepfabric_trainer.callbacks._throughput import Throughput
 
 _MOST_EVENTS = 1000

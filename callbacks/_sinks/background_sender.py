@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from deepfabric_trainer.callbacks._deepfabric_endpoint import Outcome, Verdict
-from deepfabric_trainer.callbacks._spool import Message, Spool
+from deepfabric_trainer.callbacks._sinks.deepfabric_endpoint import Outcome, Verdict
+from deepfabric_trainer.callbacks._sinks.spool import Message, Spool
 
 logger = logging.getLogger(__name__)
 

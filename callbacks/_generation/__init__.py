@@ -1,0 +1,1 @@
+"""What `SampleGenerationCallback` is made of: choosing turns, encoding their prompts, generating and replaying."""

@@ -1,0 +1,1 @@
+"""Where `MetricsLoggerCallback` puts what it is told: files, dashboards, a DeepFabric server."""
