@@ -6,7 +6,7 @@ from transformers import TrainerState
 
 from deepfabric_trainer.callbacks import SampleGenerationCallback
 from deepfabric_trainer.callbacks._generation import replay as replaying
-from deepfabric_trainer.callbacks._generation import turns
+from deepfabric_trainer.callbacks._generation import turns as generated_turns
 from deepfabric_trainer.callbacks._generation.choice import choose_conversations, read_turns
 from deepfabric_trainer.callbacks._generation.prompts import Prompt, PromptEncoder, Shown
 from deepfabric_trainer.callbacks._generation.replay import replay, summarize_replays
@@ -114,7 +114,7 @@ def test_with_a_real_model_it_is_what_each_prompt_gives_alone(tiny_model, tiny_t
     played = replay(tiny_model, tiny_tokenizer, conversations, {}, max_new_tokens=4, batch_size=3)
     samples = [sample for conversation in played for sample in conversation.samples]
     prompts = [prompt for turns in conversations for prompt in turns]
-    alone = turns.generate_turns(tiny_model, tiny_tokenizer, prompts, max_new_tokens=4, batch_size=1)
+    alone = generated_turns.generate_turns(tiny_model, tiny_tokenizer, prompts, max_new_tokens=4, batch_size=1)
     by_turn = {(sample.row, len(sample.prompt)): sample for sample in alone}
     assert samples == [by_turn[sample.row, len(sample.prompt)] for sample in samples]
     # It calls nothing, so it passes where nothing is to be called.
