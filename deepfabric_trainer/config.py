@@ -79,6 +79,11 @@ class DeepFabricSFTConfig(SFTConfig):
             is their weighted mean: `"reasoning"`, `"content"`, `"tool_name"`, `"tool_arguments"`, `"format"`,
             `"stop"`. Those not named weigh 1. On the command line a JSON object. Multiplied by a message's own
             `weight`.
+        health_checks (`bool`, *optional*, defaults to `True`): Watch the run for NaN, spikes, divergence and the like,
+            with a [`~deepfabric_trainer.callbacks.TrainingHealthCallback`].
+        run_report (`bool`, *optional*, defaults to `True`): Leave `report.html`, `report.md` and `metrics.json` in
+            `output_dir`, with a [`~deepfabric_trainer.callbacks.RunReportCallback`]; not where `push_to_hub` would
+            publish them.
     """
 
     max_length: int | None = field(
@@ -177,6 +182,17 @@ class DeepFabricSFTConfig(SFTConfig):
             "help": "What the tokens of a region weigh in the loss, which is their weighted mean: a JSON object like "
             '{"tool_name": 2, "content": 0.5} of the regions reasoning, content, tool_name, tool_arguments, format '
             "and stop. Those not named weigh 1. Multiplied by a message's own `weight`."
+        },
+    )
+    health_checks: bool = field(
+        default=True,
+        metadata={"help": "Watch the run for NaN, spikes, divergence and the like."},
+    )
+    run_report: bool = field(
+        default=True,
+        metadata={
+            "help": "Leave `report.html`, `report.md` and `metrics.json` in `output_dir`; not where `push_to_hub` "
+            "would publish them."
         },
     )
 

@@ -19,6 +19,7 @@ from deepfabric_trainer.launch import warn_of_missing_cpu_processes
 from deepfabric_trainer.loss import mean_weight, weigh
 from deepfabric_trainer.loss_settings import columns_beside_labels, find_obstacle, refuse_weights, weights_for_collator
 from deepfabric_trainer.region_metrics import RegionMetrics, without_repeats
+from deepfabric_trainer.run_callbacks import add_own_callbacks, ask_for_metrics, closing_displays, give
 from deepfabric_trainer.steps import OptimizerStep
 from deepfabric_trainer.training_order import Grouping, find_sampler
 from deepfabric_trainer.training_rows import (
@@ -48,6 +49,11 @@ class DeepFabricTrainer(SFTTrainer):
 
     Callbacks that have a method `compute_metrics` are asked for more metrics in each evaluation, before anyone reads
     them; those without a dataset of their own generate from the evaluation rows, of several sets from the first.
+
+    Each run is watched by a [`TrainingHealthCallback`] and leaves the report of a [`RunReportCallback`] in its output
+    folder, unless there are such callbacks already, the settings `health_checks` and `run_report` say no, or, for the
+    report, the folder is pushed to the hub. With a plain `SFTConfig` the watch only logs; `remove_callback` takes
+    either away. In a terminal a [`TrainingProgressCallback`] stands in for transformers' bar.
 
     Raises:
         DataFormatError: If rows cannot be trained on; it counts them by cause and names the first.
@@ -97,6 +103,7 @@ class DeepFabricTrainer(SFTTrainer):
         )
         self._grouping: Grouping | None = None
         self._rows = rows_to_generate(eval_dataset)
+        self._accounts: dict[str, dict[str, Any]] = {}
         self.region_metrics = RegionMetrics()
         self._step = OptimizerStep(self, getattr(args, "max_tokens_per_batch", None))
         with without_assistant_only_loss(args, conversations):
@@ -117,8 +124,8 @@ class DeepFabricTrainer(SFTTrainer):
                 peft_config=peft_config,
                 formatting_func=formatting_func,
             )
-        for callback in self.callback_handler.callbacks:
-            self._give_rows(callback, self._rows)
+        add_own_callbacks(self)
+        give(self.callback_handler.callbacks, self._rows, self._accounts)
         self.data_collator = checked(self.data_collator, self.model)
         lays_out = isinstance(self.args, DeepFabricSFTConfig) and not (self.args.packing or self.args.padding_free)
         if lays_out and conversations and data_collator is None:
@@ -132,7 +139,12 @@ class DeepFabricTrainer(SFTTrainer):
     def add_callback(self, callback: Any) -> None:
         """Add a callback; one that wants rows to generate from and has none gets the evaluation rows."""
         super().add_callback(callback)
-        self._give_rows(self.callback_handler.callbacks[-1], self._rows)
+        give(self.callback_handler.callbacks[-1:], self._rows, self._accounts)
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train as the parent does, and leave the terminal as it was."""
+        with closing_displays(self.callback_handler.callbacks):
+            return super().train(*args, **kwargs)
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
@@ -140,18 +152,12 @@ class DeepFabricTrainer(SFTTrainer):
         """Evaluate as the parent does; callbacks without rows of their own generate from the rows evaluated."""
         rows = self._rows if eval_dataset is None else rows_to_generate(eval_dataset)
         callbacks = [] if rows is None or isinstance(eval_dataset, str) else self.callback_handler.callbacks
-        for callback in callbacks:
-            self._give_rows(callback, rows)
+        give(callbacks, rows, self._accounts)
         try:
             metrics: dict[str, float] = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
         finally:
-            for callback in callbacks:
-                self._give_rows(callback, self._rows)
+            give(callbacks, self._rows, self._accounts)
         return metrics
-
-    def _give_rows(self, callback: Any, rows: Any) -> None:
-        if hasattr(callback, "trainer_rows"):
-            callback.trainer_rows = rows
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         """Run the parent's step, in several passes where the batch is larger than the budget; count the tokens."""
@@ -207,15 +213,7 @@ class DeepFabricTrainer(SFTTrainer):
         prefix = kwargs.get("metric_key_prefix", "eval")
         output.metrics.update(self.region_metrics.take("eval", self.accelerator.reduce, prefix))
         if description == "Evaluation":
-            for callback in self.callback_handler.callbacks:
-                if hasattr(callback, "compute_metrics"):
-                    metrics = callback.compute_metrics(
-                        model=self.model,
-                        processing_class=self.processing_class,
-                        state=self.state,
-                        metric_key_prefix=prefix,
-                    )
-                    output.metrics.update(metrics)
+            output.metrics.update(ask_for_metrics(self, prefix))
         return output
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
@@ -250,7 +248,7 @@ class DeepFabricTrainer(SFTTrainer):
         dataset_name: str,
     ) -> Any:
         if formatting_func is None and isinstance(args, DeepFabricSFTConfig) and not packing and is_encoded(dataset):
-            prepared, grouping = check_encoded(dataset, args, dataset_name)
+            prepared, grouping, account = check_encoded(dataset, args, dataset_name)
         elif formatting_func is not None or not holds_conversations(dataset):
             dataset = refuse_weights(dataset, self._obstacle_to_weights, dataset_name)
             return super()._prepare_dataset(dataset, processing_class, args, packing, formatting_func, dataset_name)
@@ -262,7 +260,8 @@ class DeepFabricTrainer(SFTTrainer):
                 stop_token_ids=self._stop_token_ids,
                 assistant_only=self._assistant_only or trains_completions_only(dataset, args),
             )
-            prepared, grouping = prepare_rows(dataset, encoder, args, dataset_name)
+            prepared, grouping, account = prepare_rows(dataset, encoder, args, dataset_name)
+        self._accounts[dataset_name] = account
         prepared = refuse_weights(prepared, self._obstacle_to_weights, dataset_name)
         if dataset_name == "train":
             self._grouping = None if grouping is None else replace(grouping, dataset=prepared)

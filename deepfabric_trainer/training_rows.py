@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from datasets import Dataset, IterableDataset
 from transformers import AutoConfig, GenerationConfig, TrainingArguments
@@ -119,15 +119,27 @@ def encoder_for(
     )
 
 
-def prepare_rows(dataset: Any, encoder: ConversationEncoder, args: Any, name: str) -> tuple[Any, Grouping | None]:
+class TrainerRows(NamedTuple):
+    """The examples of a trainer's dataset.
+
+    Args:
+        dataset (`Dataset | IterableDataset | EncodedOnDemand`): The examples.
+        grouping (`Grouping`, *optional*): Which of them begin alike, where the settings ask for it and the dataset is
+            to be trained on.
+        account (`dict[str, Any]`): What became of the rows, as far as it is known yet: `rows`, `examples`, `rejected`
+            and `remarks`.
+    """
+
+    dataset: Any
+    grouping: Grouping | None
+    account: dict[str, Any]
+
+
+def prepare_rows(dataset: Any, encoder: ConversationEncoder, args: Any, name: str) -> TrainerRows:
     """Encode a trainer's dataset, write what is rejected into its output folder, and say in the log what was done.
 
     With a plain `SFTConfig` a script that works with TRL must go on working: rows that break a rule are counted, and
     rows that TRL would cut are left out, with a word.
-
-    Returns:
-        `tuple[Dataset | IterableDataset | EncodedOnDemand, Grouping | None]`: The examples, and which of them begin
-        alike, where the settings ask for it and the dataset is to be trained on.
 
     Raises:
         DataFormatError: If rows cannot be trained on and the policy is to raise, or when none is left.
@@ -139,7 +151,7 @@ def prepare_rows(dataset: Any, encoder: ConversationEncoder, args: Any, name: st
         streamed = stream_dataset(
             dataset, encoder, check=is_ours, on_invalid=on_invalid, tolerated=tolerated, name=name
         )
-        return streamed.shuffle(seed=args.seed) if args.shuffle_dataset else streamed, None
+        return TrainerRows(streamed.shuffle(seed=args.seed) if args.shuffle_dataset else streamed, None, {})
     rejected_path = Path(args.output_dir) / ("rejected.jsonl" if name == "train" else f"rejected_{name}.jsonl")
     is_main = args.process_index == 0
     wants_groups = name == "train" and groups(args)
@@ -149,21 +161,24 @@ def prepare_rows(dataset: Any, encoder: ConversationEncoder, args: Any, name: st
         lazy = EncodedOnDemand(
             dataset, encoder, on_invalid=on_invalid, rejected_path=rejected_path, starts_run=is_main, name=name
         )
-        return lazy, Grouping(lazy, codes_of_rows(dataset, encoder)) if wants_groups else None
+        grouping = Grouping(lazy, codes_of_rows(dataset, encoder)) if wants_groups else None
+        return TrainerRows(lazy, grouping, {"rows": len(dataset)})
     with global_then_local_main_first():
         workers = args.dataset_num_proc
         prepared, report = encode_dataset(dataset, encoder, check=is_ours, num_proc=workers, name=name)
     if report.rejected and is_main:
         write_rejected(rejected_path, dataset, report.rejected)
     settle(report, on_invalid, tolerated=tolerated)
-    if is_main:
-        for sentence in report.sentences(name):
-            logger.warning(sentence)
+    sentences = report.sentences(name)
+    for sentence in sentences if is_main else ():
+        logger.warning(sentence)
+    account = {"rows": report.rows, "examples": report.examples, "rejected": len(report.rejected)}
     rows = report.rows_of_examples
     if args.shuffle_dataset and not args.packing:
         prepared, order = shuffled(prepared, args.seed)
         rows = rows[order]
-    return prepared, Grouping(prepared, codes_of_rows(dataset, encoder)[rows], rows) if wants_groups else None
+    grouping = Grouping(prepared, codes_of_rows(dataset, encoder)[rows], rows) if wants_groups else None
+    return TrainerRows(prepared, grouping, {**account, "remarks": sentences})
 
 
 def is_encoded(dataset: Any) -> bool:
@@ -171,13 +186,13 @@ def is_encoded(dataset: Any) -> bool:
     return {"input_ids", "labels", "regions"} <= set(get_dataset_column_names(dataset))
 
 
-def check_encoded(dataset: Any, args: Any, name: str) -> tuple[Any, Grouping | None]:
-    """Return encoded examples as they are, and which of them begin alike; see `prepare_rows`.
+def check_encoded(dataset: Any, args: Any, name: str) -> TrainerRows:
+    """Return encoded examples as they are; see `prepare_rows`.
 
     Those over `max_length` are left out, with a word: cut ones would train half a turn.
     """
     if isinstance(dataset, IterableDataset):
-        return dataset.shuffle(seed=args.seed) if args.shuffle_dataset else dataset, None
+        return TrainerRows(dataset.shuffle(seed=args.seed) if args.shuffle_dataset else dataset, None, {})
     if args.max_length is not None:
         fitting = dataset.filter(
             lambda ids: len(ids) <= args.max_length, input_columns=["input_ids"], desc=f"Measuring {name} dataset"
@@ -197,7 +212,8 @@ def check_encoded(dataset: Any, args: Any, name: str) -> tuple[Any, Grouping | N
         )
     if args.shuffle_dataset:
         dataset = dataset.shuffle(seed=args.seed)
-    return dataset, Grouping(dataset, encoded_codes(dataset)) if name == "train" and groups(args) else None
+    grouping = Grouping(dataset, encoded_codes(dataset)) if name == "train" and groups(args) else None
+    return TrainerRows(dataset, grouping, {"examples": len(dataset)})
 
 
 @contextmanager

@@ -132,6 +132,7 @@ def run_demo(settings: Settings) -> None:
     minutes, seconds = divmod(round(time.monotonic() - started), 60)
     console.print(f"\nDone in {minutes} min {seconds} s. Everything is in [bold]{settings.output}/[/]:")
     console.print("  model/         the LoRA adapter and the tokenizer")
+    console.print("  report.html    [bold]what the run has shown[/]: open it in a browser")
     console.print("  results.json   metrics of every measurement, settings, and the samples")
     console.print("  train.jsonl, held_out.jsonl   the rows; look at them with")
     console.print(f"    .venv/bin/deepfabric-trainer check {files['train']}", highlight=False)
@@ -236,7 +237,6 @@ def _trainer(
         callbacks=[
             SampleGenerationCallback(
                 num_samples=settings.prompts_during,
-                at_start=False,
                 batch_size=32,
                 max_new_tokens=settings.max_new_tokens,
             ),
