@@ -111,15 +111,15 @@ class ChunkTokenizer:
         found = self._encode(text, start, cut)
         self._texts += 1
         if self._texts <= _FIRST or self._texts % _EVERY == 0:
-            whole = self.encode_whole(text)
-            if found != (whole.input_ids, whole.offsets[found.first :], found.first):
+            whole = self._run(text)
+            if found != (whole.ids, whole.offsets[found.first :], found.first):
                 self._cut = None
                 self._forget()
                 logger.warning(
                     "the tokens of a text differ from the tokens of its lines, so whole texts are tokenized from now "
                     "on, which takes longer"
                 )
-            return whole
+                return self.encode_whole(text)
         return found
 
     def encode_whole(self, text: str) -> Encoding:

@@ -1,6 +1,6 @@
 """What comes out of the encoder."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from deepfabric_trainer.encode.regions import Region
 from deepfabric_trainer.encode.turns import Context
@@ -22,6 +22,7 @@ class EncodedExample:
         unstopped_turns (`int`): The trained turns that the template ends without a stop token.
         lost_reasoning (`int`): The assistant messages whose reasoning the template left out, when every token is
             trained; otherwise such a turn is trained in a sequence of its own.
+        context_tokens (`int`): So many tokens at least stand at the beginning before one that is trained.
     """
 
     input_ids: list[int]
@@ -32,6 +33,7 @@ class EncodedExample:
     contexts: tuple[Context, ...] = ()
     unstopped_turns: int = 0
     lost_reasoning: int = 0
+    context_tokens: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)

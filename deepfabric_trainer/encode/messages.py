@@ -82,6 +82,7 @@ class MessagesEncoder:
             weights=weights_of(encoding, part.turns, messages),
             contexts=tuple(context_of(turn, encoding) for turn in part.turns),
             unstopped_turns=sum(not turn.stops for turn in part.turns),
+            context_tokens=encoding.first,
         )
 
     def _encode_all(self, messages: Sequence[Message], turns: list[int], foreign: set[str]) -> EncodedExample:

@@ -54,7 +54,8 @@ def _arrays(example: EncodedExample | None) -> dict[str, _Array]:
         return {name: np.empty(0, kind) for name, kind in _NUMPY_TYPES.items()}
     # `struct` reads a list twice as fast as NumPy does.
     input_ids = np.frombuffer(struct.pack(f"={len(example.input_ids)}i", *example.input_ids), np.int32)
-    regions = np.frombuffer(bytes(example.regions), np.int8)
+    before = example.context_tokens
+    regions = np.frombuffer(bytes(before) + bytes(example.regions[before:]), np.int8)
     # What is trained is what has a region: cheaper than to go through a third list.
     labels = np.where(regions, input_ids, np.int32(_IGNORED))
     weights = np.array(example.weights or (), np.float32)

@@ -16,6 +16,8 @@ _Item = TypeVar("_Item")
 _SPACE = r"[ \t\n\r]*"
 _OPENING = re.compile(rf"{_SPACE}\[{_SPACE}{{")
 _SEPARATOR = re.compile(rf"{_SPACE},{_SPACE}{{")
+_USUAL = ", {"
+"""The separator that `json` writes."""
 _CLOSING = re.compile(rf"{_SPACE}\]{_SPACE}\Z")
 _BEGINNING = 96
 """Characters by which known texts are looked up; the name of a tool mostly stands among them."""
@@ -44,13 +46,18 @@ class ItemTexts(Generic[_Item]):
         """
         items: list[_Item] = []
         match = _OPENING.match(text)
-        while match is not None:
-            found = self._item_at(text, match.end() - 1)
+        start = match.end() - 1 if match else -1
+        while start >= 0:
+            found = self._item_at(text, start)
             if found is None:
                 return None
             item, end = found
             items.append(item)
+            if text.startswith(_USUAL, end):
+                start = end + len(_USUAL) - 1
+                continue
             match = _SEPARATOR.match(text, end)
+            start = match.end() - 1 if match else -1
             if match is None and _CLOSING.match(text, end):
                 return items
         return None
