@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PYTEST_FLAGS ?= -n 2 --dist worksteal
 
 .PHONY: help demo test test-fast lint type bench docs format build clean
 
