@@ -10,6 +10,7 @@ from typing import Any, TypedDict
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
+from torch.distributed.tensor import DTensor
 from tqdm.auto import tqdm  # type: ignore[import-untyped]
 from transformers import TrainerCallback
 
@@ -321,7 +322,12 @@ class SampleGenerationCallback(TrainerCallback):
 
 
 def _fingerprint(model: Any) -> tuple[float, ...]:
-    """Return sums that change with the weights, so that a reloaded checkpoint is not taken for the model before it."""
+    """Return sums that change with the weights, so that a reloaded checkpoint is not taken for the model before it.
+
+    Where weights are spread over processes, they are of this process's part.
+    """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad] or list(model.parameters())
-    sums = [parameter.detach().sum(dtype=torch.float64) for parameter in parameters]
+    parts = [parameter.to_local() if isinstance(parameter, DTensor) else parameter for parameter in parameters]
+    # Apple's GPUs have no float64.
+    sums = [part.detach().sum(dtype=torch.float32 if part.is_mps else torch.float64) for part in parts]
     return tuple(torch.stack([value.cpu() for value in sums]).tolist())
