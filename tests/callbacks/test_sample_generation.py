@@ -146,6 +146,15 @@ class TestMetrics:
         assert metrics["eval_tool_call_false_call"] == 1.0
         assert metrics["eval_tool_call_missed_call"] == 0.0
 
+    def test_a_call_where_no_tool_is_declared(self, tiny_model, tiny_tokenizer, tool_rows, say):
+        say('<tool_call>\n{"name": "get_weather", "arguments": {}}\n</tool_call>')
+        with_call, without_call = ({"messages": tool_rows[number]["messages"]} for number in (0, 4))
+        valid = [
+            measure(callback([row]), tiny_model, tiny_tokenizer)["eval_tool_call_schema_valid"]
+            for row in (with_call, without_call)
+        ]
+        assert valid == [1.0, 0.0], "a row with calls and without tools has declared them somewhere else"
+
     def test_prompt_is_the_recorded_history(self, tiny_model, tiny_tokenizer, tool_rows, say):
         prompts = say("Hi")
         measure(callback(tool_rows[6:7]), tiny_model, tiny_tokenizer)
