@@ -323,11 +323,13 @@ class TestScore:
             {"$ref": "#"},
             [1],
             {"pattern": "("},
+            {"required": [["y"]]},
         ],
     )
     def test_schema_that_cannot_be_applied_accepts_objects(self, parameters):
         tools = [{"type": "function", "function": {"name": "f", "parameters": parameters}}]
-        assert score_tool_calls([f(x=1)], [], tools).schema_valid == 1
+        score = score_tool_calls([f(x=1)], [], tools)
+        assert (score.schema_valid, score.parameter_types, score.valid_call) == (1, 1, 1)
         assert score_tool_calls([{"name": "f", "arguments": [1]}], [], tools).schema_valid == 0
         assert score_tool_calls([g()], [], tools).schema_valid == 0
 
