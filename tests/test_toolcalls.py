@@ -107,6 +107,7 @@ class TestTaggedJson:
             ("<tool_call>\n", "JSON"),
             ('<tool_call>\n{"name": "f", "arguments": {x: 1}}\n</tool_call>', "JSON"),
             ('<tool_call>\n{"name": "f", "arguments": {"x": NaN}}\n</tool_call>', "NaN"),
+            ('<tool_call>\n{"name": "f", "arguments": {"x": "\\ud800"}}\n</tool_call>', "half of a character"),
             ("<tool_call>" + "[" * 100_000, "JSON"),
             ('<tool_call>\n{"name": "f", "arguments": {}}', "not closed"),
             ('<tool_call>\n{"name": "f", "arguments": {}}\n<tool_call>', "not closed"),
