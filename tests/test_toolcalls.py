@@ -135,9 +135,18 @@ class TestTaggedJson:
         parsed = parse_tool_calls(tiny_tokenizer, f"Done.{stop}\n{self.GOOD}")
         assert parsed == ParsedResponse("Done.", None, [], None)
 
+    def test_what_follows_a_stop_of_several_tokens_is_ignored(self, tiny_tokenizer):
+        tiny_tokenizer.chat_template = tiny_tokenizer.chat_template.replace("<|im_end|>", "<|done|>")
+        ids = tiny_tokenizer(f"Say <|eom_id|>.<|done|>\n{self.GOOD}")["input_ids"]
+        assert parse_tool_calls(tiny_tokenizer, ids) == ParsedResponse("Say <|eom_id|>.", None, [], None)
+
     def test_ids_that_are_a_batch(self, tiny_tokenizer):
         with pytest.raises(DataFormatError, match="one sequence"):
             parse_tool_calls(tiny_tokenizer, torch.zeros(2, 3, dtype=torch.long))
+
+    def test_ids_that_are_labels(self, tiny_tokenizer):
+        with pytest.raises(DataFormatError, match="-100"):
+            parse_tool_calls(tiny_tokenizer, [-100, 5])
 
 
 class TestReasoning:
