@@ -40,11 +40,11 @@ class SampleGenerationCallback(TrainerCallback):
 
     A fixed sample of recorded assistant turns is generated greedily from the recorded history, parsed and scored.
     The metrics (`eval_tool_call_exact_match`, `_exact_match_low`, `_exact_match_high`, `_name`, `_arguments`,
-    `_schema_valid`, `_decision`, `_parsed`, `_false_call`, `_missed_call`, `_turns`, `_turns_with_call`) are means
-    over the sampled turns; `_false_call` is over the turns that expect no call and `_missed_call` over those that
-    expect one, 0.0 where there are none. A malformed call counts as a call that is wrong. The metrics are part of
-    `evaluate()`'s, so that `metric_for_best_model` and early stopping work on them, and of `state.log_history`; a
-    measurement outside an evaluation is in `log_history` only.
+    `_schema_valid`, `_decision`, `_parsed`, `_false_call`, `_missed_call`, `_parameter_types`, `_valid_call`,
+    `_overall_score`, `_turns`, `_turns_with_call`) are means over the sampled turns; `_false_call` is over the turns
+    that expect no call and `_missed_call` over those that expect one, 0.0 where there are none. A malformed call
+    counts as a call that is wrong. The metrics are part of `evaluate()`'s, so that `metric_for_best_model` and early
+    stopping work on them, and of `state.log_history`; a measurement outside an evaluation is in `log_history` only.
 
     With `replay=True` whole conversations are played too: as long as the model makes the recorded calls the recorded
     results are given and it goes on, otherwise the conversation ends there. `_replay_success` is the share that is
