@@ -54,14 +54,14 @@ class TurnForm:
         return self.opens_reasoning or self.reasoning_close.startswith(("</", "[/"))
 
     def unframed(self, text: str) -> str:
-        """Return a text that stands outside reasoning and calls without its headers."""
+        """Return a text that stands outside reasoning and calls without its headers, its messages set apart."""
         if not self.header_end:
             return text
         contents = []
         for message in self._message_ends.split(text):
             _, header_end, content = message.rpartition(self.header_end)
             contents.append(content if header_end else TAG.split(message, maxsplit=1)[0])
-        return "".join(contents)
+        return "\n\n".join(filter(None, contents))
 
     @cached_property
     def _opening(self) -> re.Pattern[str]:

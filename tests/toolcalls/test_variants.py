@@ -40,6 +40,9 @@ def test_harmony_keeps_channels_apart() -> None:
         '<|start|>assistant<|channel|>commentary to=functions.f <|constrain|>json<|message|>{"x": 1}<|call|>'
     )
     assert parse_tool_calls(tokenizer_with("gptoss"), text) == ParsedResponse("I look.", "Hm.", F, None)
+    final = text.partition("<|start|>assistant<|channel|>commentary to")[0]
+    final += "<|start|>assistant<|channel|>final<|message|>Here.<|return|>"
+    assert parse_tool_calls(tokenizer_with("gptoss"), final).content == "I look.\n\nHere."
 
 
 @pytest.mark.parametrize(
