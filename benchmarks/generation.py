@@ -15,7 +15,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from itertools import pairwise, takewhile
+from itertools import pairwise, starmap, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -161,7 +161,7 @@ def measure(setting: str, model: Any, prompts: Tokens, new_tokens: int, repeats:
         vocabulary=model.config.vocab_size,
         prompts=len(prompts),
         tokens=sum(map(len, prompts)),
-        distinct_tokens=sum(map(len, prompts)) - sum(map(_common, *zip(*pairwise(sorted(prompts)), strict=True))),
+        distinct_tokens=sum(map(len, prompts)) - sum(starmap(_common, pairwise(sorted(prompts)))),
         new_tokens=new_tokens,
         row_by_row_seconds=best["row by row"],
         padded_seconds=best["padded batch"],

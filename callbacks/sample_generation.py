@@ -10,6 +10,7 @@ from typing import Any, TypedDict
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
+from torch.distributed.tensor import DTensor
 from tqdm.auto import tqdm  # type: ignore[import-untyped]
 from transformers import TrainerCallback
 
@@ -39,11 +40,11 @@ class SampleGenerationCallback(TrainerCallback):
 
     A fixed sample of recorded assistant turns is generated greedily from the recorded history, parsed and scored.
     The metrics (`eval_tool_call_exact_match`, `_exact_match_low`, `_exact_match_high`, `_name`, `_arguments`,
-    `_schema_valid`, `_decision`, `_parsed`, `_false_call`, `_missed_call`, `_turns`, `_turns_with_call`) are means
-    over the sampled turns; `_false_call` is over the turns that expect no call and `_missed_call` over those that
-    expect one, 0.0 where there are none. A malformed call counts as a call that is wrong. The metrics are part of
-    `evaluate()`'s, so that `metric_for_best_model` and early stopping work on them, and of `state.log_history`; a
-    measurement outside an evaluation is in `log_history` only.
+    `_schema_valid`, `_decision`, `_parsed`, `_false_call`, `_missed_call`, `_parameter_types`, `_valid_call`,
+    `_overall_score`, `_turns`, `_turns_with_call`) are means over the sampled turns; `_false_call` is over the turns
+    that expect no call and `_missed_call` over those that expect one, 0.0 where there are none. A malformed call
+    counts as a call that is wrong. The metrics are part of `evaluate()`'s, so that `metric_for_best_model` and early
+    stopping work on them, and of `state.log_history`; a measurement outside an evaluation is in `log_history` only.
 
     With `replay=True` whole conversations are played too: as long as the model makes the recorded calls the recorded
     results are given and it goes on, otherwise the conversation ends there. `_replay_success` is the share that is
@@ -321,7 +322,12 @@ class SampleGenerationCallback(TrainerCallback):
 
 
 def _fingerprint(model: Any) -> tuple[float, ...]:
-    """Return sums that change with the weights, so that a reloaded checkpoint is not taken for the model before it."""
+    """Return sums that change with the weights, so that a reloaded checkpoint is not taken for the model before it.
+
+    Where weights are spread over processes, they are of this process's part.
+    """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad] or list(model.parameters())
-    sums = [parameter.detach().sum(dtype=torch.float64) for parameter in parameters]
+    parts = [parameter.to_local() if isinstance(parameter, DTensor) else parameter for parameter in parameters]
+    # Apple's GPUs have no float64.
+    sums = [part.detach().sum(dtype=torch.float32 if part.is_mps else torch.float64) for part in parts]
     return tuple(torch.stack([value.cpu() for value in sums]).tolist())

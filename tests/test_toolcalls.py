@@ -107,6 +107,7 @@ class TestTaggedJson:
             ("<tool_call>\n", "JSON"),
             ('<tool_call>\n{"name": "f", "arguments": {x: 1}}\n</tool_call>', "JSON"),
             ('<tool_call>\n{"name": "f", "arguments": {"x": NaN}}\n</tool_call>', "NaN"),
+            ('<tool_call>\n{"name": "f", "arguments": {"x": "\\ud800"}}\n</tool_call>', "half of a character"),
             ("<tool_call>" + "[" * 100_000, "JSON"),
             ('<tool_call>\n{"name": "f", "arguments": {}}', "not closed"),
             ('<tool_call>\n{"name": "f", "arguments": {}}\n<tool_call>', "not closed"),
@@ -134,9 +135,18 @@ class TestTaggedJson:
         parsed = parse_tool_calls(tiny_tokenizer, f"Done.{stop}\n{self.GOOD}")
         assert parsed == ParsedResponse("Done.", None, [], None)
 
+    def test_what_follows_a_stop_of_several_tokens_is_ignored(self, tiny_tokenizer):
+        tiny_tokenizer.chat_template = tiny_tokenizer.chat_template.replace("<|im_end|>", "<|done|>")
+        ids = tiny_tokenizer(f"Say <|eom_id|>.<|done|>\n{self.GOOD}")["input_ids"]
+        assert parse_tool_calls(tiny_tokenizer, ids) == ParsedResponse("Say <|eom_id|>.", None, [], None)
+
     def test_ids_that_are_a_batch(self, tiny_tokenizer):
         with pytest.raises(DataFormatError, match="one sequence"):
             parse_tool_calls(tiny_tokenizer, torch.zeros(2, 3, dtype=torch.long))
+
+    def test_ids_that_are_labels(self, tiny_tokenizer):
+        with pytest.raises(DataFormatError, match="-100"):
+            parse_tool_calls(tiny_tokenizer, [-100, 5])
 
 
 class TestReasoning:
@@ -323,11 +333,13 @@ class TestScore:
             {"$ref": "#"},
             [1],
             {"pattern": "("},
+            {"required": [["y"]]},
         ],
     )
     def test_schema_that_cannot_be_applied_accepts_objects(self, parameters):
         tools = [{"type": "function", "function": {"name": "f", "parameters": parameters}}]
-        assert score_tool_calls([f(x=1)], [], tools).schema_valid == 1
+        score = score_tool_calls([f(x=1)], [], tools)
+        assert (score.schema_valid, score.parameter_types, score.valid_call) == (1, 1, 1)
         assert score_tool_calls([{"name": "f", "arguments": [1]}], [], tools).schema_valid == 0
         assert score_tool_calls([g()], [], tools).schema_valid == 0
 

@@ -71,8 +71,11 @@ class Prompt:
 
     @property
     def tools(self) -> list[dict[str, Any]] | None:
-        """The tools that are shown."""
-        return cast("list[dict[str, Any]] | None", self.turn.conversation.tools)
+        """The tools that are shown; `None` where none are and yet some are called: they are declared elsewhere."""
+        conversation = self.turn.conversation
+        if not conversation.tools and not any(message.get("tool_calls") for message in conversation.messages):
+            return []
+        return cast("list[dict[str, Any]] | None", conversation.tools)
 
 
 class PromptEncoder:

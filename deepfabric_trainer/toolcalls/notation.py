@@ -99,7 +99,7 @@ class CallNotation:
 
     def _next_bare(self, text: str, position: int) -> tuple[int, int, bool, str | None] | None:
         tag = text.find(_PROGRAM_TAG, position)
-        bare = self._bare.match(text, position) if position or not self.after_content else None
+        bare = self._bare.match(text, position)
         if bare is None and self.after_content:
             bare = self._bare_line.search(text, position)
         if bare is not None and (tag == -1 or bare.start() <= tag):

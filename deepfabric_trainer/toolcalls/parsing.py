@@ -1,13 +1,13 @@
 """From generated ids or text to content, reasoning and tool calls."""
 
 import operator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from deepfabric_trainer.errors import DataFormatError
 from deepfabric_trainer.toolcalls.argument_types import Schemas, schemas_of
 from deepfabric_trainer.toolcalls.dialects import TurnDialect, find_dialect, find_form
-from deepfabric_trainer.toolcalls.turns import TurnForm
+from deepfabric_trainer.toolcalls.turns import TurnForm, cut
 
 
 @dataclass(frozen=True)
@@ -69,23 +69,25 @@ def parse_tool_calls(
 def stop_token_ids(processing_class: Any) -> list[int]:
     """Return the ids that end an assistant turn: the eos token, and what this template and others write there."""
     tokenizer = _tokenizer(processing_class)
-    known = (tokenizer.convert_tokens_to_ids(token) for token in find_form(processing_class).stops)
-    ids = {token_id for token_id in known if token_id is not None and token_id != tokenizer.unk_token_id}
-    return sorted(ids | ({tokenizer.eos_token_id} - {None}))
+    tokens = [stop for stop in find_form(processing_class).stops if _is_token(tokenizer, stop)]
+    return sorted({*tokenizer.convert_tokens_to_ids(tokens), tokenizer.eos_token_id} - {None})
 
 
 def _tokenizer(processing_class: Any) -> Any:
     return getattr(processing_class, "tokenizer", processing_class)
 
 
+def _is_token(tokenizer: Any, text: str) -> bool:
+    return tokenizer.convert_tokens_to_ids(text) not in (None, tokenizer.unk_token_id)
+
+
 def _text(processing_class: Any, ids_or_text: Any, form: TurnForm) -> str:
     """Return the text of a turn up to its end."""
     tokenizer = _tokenizer(processing_class)
-    if not isinstance(ids_or_text, str):
-        return _decode(processing_class, ids_or_text)
-    return replace(form, stops=tuple(filter(None, (*form.stops, tokenizer.eos_token, tokenizer.pad_token)))).cut(
-        ids_or_text
-    )
+    if isinstance(ids_or_text, str):
+        return cut(ids_or_text, filter(None, (*form.stops, tokenizer.eos_token, tokenizer.pad_token)))
+    spelled_out = [stop for stop in form.own_stops if not _is_token(tokenizer, stop)]
+    return cut(_decode(processing_class, ids_or_text), spelled_out)
 
 
 def _decode(processing_class: Any, ids: Any) -> str:
@@ -96,6 +98,10 @@ def _decode(processing_class: Any, ids: Any) -> str:
         raise DataFormatError(
             "the generated ids are not one sequence of integers", expected="a list or 1-D tensor", fix="pass one row"
         ) from error
+    if min(ids, default=0) < 0:
+        raise DataFormatError(
+            f"{min(ids)} among the generated ids", expected="ids of tokens", fix="leave out what labels mask with -100"
+        )
     stops = {*stop_token_ids(processing_class), tokenizer.pad_token_id}
     end = next((index for index, token_id in enumerate(ids) if token_id in stops), len(ids))
     return str(tokenizer.decode(ids[:end], skip_special_tokens=False, clean_up_tokenization_spaces=False))

@@ -33,7 +33,8 @@ def is_executable(name: str, arguments: Any, schemas: Declared) -> bool:
         return False
     parameters = (schemas or {}).get(name)
     required = parameters.get("required") if isinstance(parameters, Mapping) else None
-    return all(key in arguments for key in required) if isinstance(required, list) else True
+    names = [name for name in required if isinstance(name, str)] if isinstance(required, list) else []
+    return all(name in arguments for name in names)
 
 
 def _is_declared(name: str, arguments: Any, schemas: Declared) -> bool:

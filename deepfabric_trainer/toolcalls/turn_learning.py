@@ -33,10 +33,12 @@ def learn_turn(prober: Prober) -> TurnForm:
     header_end = tags[-1] if tags and framing.strip().endswith(tags[-1]) else ""
     between = rest.partition(closing)[2].partition(probes.ANSWER)
     message_start = between[0].removesuffix(framing).strip() if header_end and between[1] else ""
-    return TurnForm(opening, closing, opens, message_start, header_end, _stops(prober, answer, rest))
+    own_stops, stops = _stops(prober, answer, rest)
+    return TurnForm(opening, closing, opens, message_start, header_end, own_stops, stops)
 
 
-def _stops(prober: Prober, answer: str, thinking: str) -> tuple[str, ...]:
+def _stops(prober: Prober, answer: str, thinking: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the texts with which the template ends a turn, and those with which any does."""
     behind_answer = answer.partition(probes.ANSWER)[2]
     next_question = [Message(role="user", content=probes.QUESTION)]
     followed = prober.turn(content=probes.ANSWER, following=next_question) or ""
@@ -54,7 +56,8 @@ def _stops(prober: Prober, answer: str, thinking: str) -> tuple[str, ...]:
             stops += _first_tag(text.rpartition(probes.VALUES[1])[2].removeprefix(tail))
     inside = thinking.partition(probes.ANSWER)[0] if probes.ANSWER in thinking else ""
     inside += two.partition(probes.SECOND)[0]
-    return tuple(dict.fromkeys(stop for stop in (*stops, *KNOWN_STOPS) if stop not in inside))
+    own, known = ([stop for stop in some if stop not in inside] for some in (stops, KNOWN_STOPS))
+    return tuple(dict.fromkeys(own)), tuple(dict.fromkeys((*own, *known)))
 
 
 def _first_with(text: str, *rendered: str | None) -> str:

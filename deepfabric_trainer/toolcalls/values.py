@@ -33,9 +33,9 @@ def read_json(text: str, position: int) -> tuple[Any, int]:
     """
     try:
         value, end = _DECODER.raw_decode(text, skip_space(text, position))
+        return strict_json.plain(_not_too_deep(value)), end
     except (ValueError, RecursionError) as error:
         raise Malformed(f"the call is not readable JSON: {error}") from error
-    return _not_too_deep(value), end
 
 
 def read_value(text: str, position: int) -> tuple[Any, int]:

@@ -41,3 +41,7 @@ def test_other_tokens_are_an_error(monkeypatch: pytest.MonkeyPatch, tiny_model: 
     monkeypatch.setattr(generation, "generate_with_shared_prefix", lambda *args, **options: [[1, 2, 3]])
     with pytest.raises(RuntimeError, match="do not generate the same tokens"):
         generation.measure("one", tiny_model, [[1, 2, 3] * 9], 3, 1)
+
+
+def test_a_single_prompt_shares_nothing(tiny_model: object) -> None:
+    assert generation.measure("one", tiny_model, [[1, 2, 3] * 9], 1, 1).distinct_tokens == 27

@@ -6,7 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import PartialState
 from datasets import Dataset
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import distribute_tensor
 from transformers import TrainerCallback, TrainerState
 
 from deepfabric_trainer.callbacks import SampleGenerationCallback
@@ -143,6 +146,15 @@ class TestMetrics:
         assert metrics["eval_tool_call_false_call"] == 1.0
         assert metrics["eval_tool_call_missed_call"] == 0.0
 
+    def test_a_call_where_no_tool_is_declared(self, tiny_model, tiny_tokenizer, tool_rows, say):
+        say('<tool_call>\n{"name": "get_weather", "arguments": {}}\n</tool_call>')
+        with_call, without_call = ({"messages": tool_rows[number]["messages"]} for number in (0, 4))
+        valid = [
+            measure(callback([row]), tiny_model, tiny_tokenizer)["eval_tool_call_schema_valid"]
+            for row in (with_call, without_call)
+        ]
+        assert valid == [1.0, 0.0], "a row with calls and without tools has declared them somewhere else"
+
     def test_prompt_is_the_recorded_history(self, tiny_model, tiny_tokenizer, tool_rows, say):
         prompts = say("Hi")
         measure(callback(tool_rows[6:7]), tiny_model, tiny_tokenizer)
@@ -265,6 +277,18 @@ class TestErrors:
         assert trainer.state.global_step == 2
         assert caplog.text.count("generation failed") == 1
         assert "RuntimeError: out of memory" in caplog.text
+
+    def test_weights_that_are_spread_over_processes_are_logged(self, tiny_model, tiny_tokenizer, tool_rows, caplog):
+        PartialState()  # which would take the group below for that of a run
+        torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+        try:
+            head = tiny_model.lm_head
+            head.weight = torch.nn.Parameter(distribute_tensor(head.weight.detach(), init_device_mesh("cpu", (1,))))
+            with caplog.at_level(logging.WARNING, logger="deepfabric_trainer"):
+                assert measure(callback(tool_rows), tiny_model, tiny_tokenizer) == {}
+        finally:
+            torch.distributed.destroy_process_group()
+        assert "spread over processes" in caplog.text
 
     def test_failure_is_raised_if_asked(self, tiny_model, tiny_tokenizer, tool_rows, fail):
         with pytest.raises(RuntimeError, match="out of memory"):

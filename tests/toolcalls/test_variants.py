@@ -26,6 +26,7 @@ F = [call("f", x=1)]
         ("lfm2_v2", "<|tool_call_start|>[ f( x = 1 ) ]<|tool_call_end|>"),
         ("gemma4", "<|tool_call>call:f{ x: 1 }<tool_call|><|tool_response>"),
         ("gptoss", '<|channel|>commentary to=functions.f <|constrain|>json<|message|>{"x": 1}<|call|>'),
+        ("bare pythonic", "\n  [f(x=1)]"),
         ("llama3_1", '<|python_tag|>{"name": "f", "arguments": {"x": 1}}<|eom_id|>'),
     ],
 )
@@ -39,6 +40,9 @@ def test_harmony_keeps_channels_apart() -> None:
         '<|start|>assistant<|channel|>commentary to=functions.f <|constrain|>json<|message|>{"x": 1}<|call|>'
     )
     assert parse_tool_calls(tokenizer_with("gptoss"), text) == ParsedResponse("I look.", "Hm.", F, None)
+    final = text.partition("<|start|>assistant<|channel|>commentary to")[0]
+    final += "<|start|>assistant<|channel|>final<|message|>Here.<|return|>"
+    assert parse_tool_calls(tokenizer_with("gptoss"), final).content == "I look.\n\nHere."
 
 
 @pytest.mark.parametrize(
