@@ -523,6 +523,19 @@ def test_repeated_findings_are_logged_ever_more_rarely(make_trainer, caplog):
 
 
 @pytest.mark.slow
+def test_goes_on_from_a_checkpoint_of_a_run_without_it(make_trainer, make_tiny_model):
+    options = {"save_strategy": "steps", "save_steps": 2}
+    first = make_trainer(encoded(16), TrainerCallback(), model=make_tiny_model(), **options)
+    first.args.max_steps = 2
+    first.train()
+    callback = TrainingHealthCallback()
+    second = make_trainer(encoded(16), callback, model=make_tiny_model(), **options)
+    second.train(resume_from_checkpoint=True)
+    assert second.state.global_step == 8
+    assert callback.state()["attributes"]["last_state"]["monitor"]["loss_spikes"]["seen"] == 6
+
+
+@pytest.mark.slow
 def test_survives_a_resume(make_trainer, make_poisoned):
     rows = with_poison(encoded(60), 9, 49)
     policies = {"nan": "rollback"}
