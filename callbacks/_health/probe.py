@@ -38,15 +38,18 @@ class StepProbe:
     Args:
         model (`torch.nn.Module`): The model, not wrapped.
         sees_forward (`bool`): Whether hooks on its forward pass work: not in a compiled model, nor in replicas.
+        sees_gradients (`bool`): Whether gradients tell that something is wrong: not when they are scaled, since then
+            they overflow now and then, and that does no harm.
         sees_norm (`bool`): Whether the norm before clipping can be told from gradients: not when they are scaled, or
             joined over processes after they were made.
     """
 
-    def __init__(self, model: Any, *, sees_forward: bool, sees_norm: bool) -> None:
+    def __init__(self, model: Any, *, sees_forward: bool, sees_gradients: bool, sees_norm: bool) -> None:
         self.sees_norm = sees_norm
         self.forwards: list[Forward] = []
         self._model = model if sees_forward else None
-        self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        watched = model.parameters() if sees_gradients else ()
+        self._parameters = [parameter for parameter in watched if parameter.requires_grad]
         self._witnesses = sorted(self._parameters, key=torch.Tensor.numel)[:_WITNESSES] if sees_norm else []
         self._before: dict[int, torch.Tensor] = {}
         self._batch = 0

@@ -166,6 +166,22 @@ class TestNan:
         assert seen(trainer) == [("nan", 3, [4, 5], "stop")]
         assert "gradients are not finite" in events(trainer)[0].message
 
+    def test_scaled_gradients_may_overflow(self, make_trainer, make_tiny_model):
+        """A scaler begins with a scale that is too high, and leaves out the steps in which it is."""
+        model = make_tiny_model()
+        model.model.norm.weight.register_hook(lambda gradient: gradient * math.inf)
+        trainer = make_trainer(encoded(8), TrainingHealthCallback(), model=model)
+        trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
+        trainer.train()
+        assert seen(trainer) == []
+        assert trainer.state.global_step == 4
+
+    def test_loss_with_scaled_gradients(self, make_trainer, poisoned):
+        trainer = make_trainer(with_poison(encoded(12), 5), TrainingHealthCallback(), model=poisoned)
+        trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
+        trainer.train()
+        assert seen(trainer) == [("nan", 3, [4, 5], "stop")]
+
     @pytest.mark.parametrize("clip", [0.0, 1.0])
     def test_skipped_to_the_bit(self, make_trainer, poisoned, clip):
         recorder = Recorder()
