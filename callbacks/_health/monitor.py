@@ -60,11 +60,13 @@ class Monitor:
     divergence: DivergenceDetector = field(default_factory=DivergenceDetector)
     plateau: PlateauDetector = field(default_factory=PlateauDetector)
     overfitting: dict[str, OverfittingDetector] = field(default_factory=dict)
-    memorizing: MemorizingDetector = field(default_factory=MemorizingDetector)
+    memorizing: dict[str, MemorizingDetector] = field(default_factory=dict)
     slow_input: SlowInputDetector = field(default_factory=SlowInputDetector)
     memory: MemoryDetector = field(default_factory=MemoryDetector)
     train_accuracy: float | None = None
+    train_loss: float | None = None
     since_evaluation: list[float] = field(default_factory=list)
+    evaluated_step: int | None = None
 
     def step(self, numbers: StepNumbers, step: int, learning_rate: float) -> list[Finding]:
         """Return what a step shows, before its update."""
@@ -111,15 +113,18 @@ class Monitor:
     def evaluated(self, metrics: Mapping[str, Any], step: int) -> list[Finding]:
         """Return what the metrics of an evaluation show, beside the training loss since the evaluation before."""
         prefixes = [name.removesuffix("_runtime") for name in metrics if name.endswith("_runtime")]
-        train_loss = sum(self.since_evaluation) / len(self.since_evaluation) if self.since_evaluation else None
-        self.since_evaluation = self.since_evaluation[-1:]
+        # Several evaluation sets come one after the other, each with metrics of its own.
+        if step != self.evaluated_step and self.since_evaluation:
+            self.train_loss = sum(self.since_evaluation) / len(self.since_evaluation)
+            self.since_evaluation = self.since_evaluation[-1:]
+        self.evaluated_step = step
         findings: list[Finding] = []
         for prefix in prefixes:
             loss = metrics.get(f"{prefix}_loss")
             if loss is None or not math.isfinite(loss):
                 continue
             accuracy = metrics.get(f"{prefix}_mean_token_accuracy")
-            findings += self._judge_evaluation(prefix, loss, accuracy, train_loss, step)
+            findings += self._judge_evaluation(prefix, loss, accuracy, self.train_loss, step)
         return findings
 
     def waited(self, waiting: float, busy: float) -> list[Finding]:
@@ -162,16 +167,18 @@ class Monitor:
             divergence=DivergenceDetector(**state["divergence"]),
             plateau=PlateauDetector(**state["plateau"]),
             overfitting={name: OverfittingDetector(**saved) for name, saved in state["overfitting"].items()},
-            memorizing=MemorizingDetector(**state["memorizing"]),
+            memorizing={name: MemorizingDetector(**saved) for name, saved in state["memorizing"].items()},
             train_accuracy=state["train_accuracy"],
+            train_loss=state["train_loss"],
             since_evaluation=list(state["since_evaluation"]),
+            evaluated_step=state["evaluated_step"],
         )
 
     def rolled_back(self) -> None:
         """Forget what weights have shown that are gone."""
         self.divergence.forget_recent()
         self.plateau.forget_recent()
-        self.since_evaluation = []
+        self.train_loss, self.since_evaluation = None, []
 
     def _judge_loss(self, loss: float, numbers: StepNumbers, step: int, learning_rate: float) -> list[Finding]:
         findings = []
@@ -217,7 +224,9 @@ class Monitor:
                 f"the training loss fell from {worse.train_at_best:.4g} to {worse.train_now:.4g}"
             )
             findings.append(Finding(Kind.OVERFITTING, message, asdict(worse), weight=worse.now))
-        if self.memorizing.add(loss, train_loss, accuracy, self.train_accuracy):
+        if self.memorizing.setdefault(prefix, MemorizingDetector()).add(
+            loss, train_loss, accuracy, self.train_accuracy
+        ):
             evidence = {
                 "train_loss": train_loss,
                 f"{prefix}_loss": loss,
