@@ -1,6 +1,8 @@
 """`StepProbe`: the numbers of an optimizer step, by hooks that are on the model while it computes and no longer."""
 
+import logging
 import math
+import traceback
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,6 +11,8 @@ from typing import Any
 import torch
 
 from deepfabric_trainer.callbacks._health.monitor import StepNumbers
+
+logger = logging.getLogger("deepfabric_trainer.callbacks.training_health")
 
 _IGNORED = -100
 _WITNESSES = 4
@@ -80,6 +84,12 @@ class StepProbe:
         """Let go of the batches."""
         self.forwards, self._before = [], {}
 
+    def stop_noting(self) -> None:
+        """Note no forward passes any more."""
+        self.close()
+        self.forget()
+        self._model = None
+
     def read(self) -> StepNumbers:
         """Take the hooks off and return the step's numbers; waits for the device once."""
         self.close()
@@ -113,14 +123,23 @@ class StepProbe:
             self._before[number] = torch.linalg.vector_norm(parameter.grad)
 
     def note_forward(self, module: Any, kwargs: dict[str, Any], output: Any) -> None:
-        """Note a forward pass; one that failed, or is no training, ends the step."""
+        """Note a forward pass; one that failed, or is no training, ends the step.
+
+        What came before one that failed is forgotten: where memory ran out the whole step is done anew.
+        """
+        if output is None:
+            self.forget()
         if output is None or not module.training:
             self.close()
             return
         if not torch.is_grad_enabled():  # for metrics, beside the one that is trained
             return
-        labels = kwargs.get("labels")
-        count = None if labels is None else (labels[..., 1:] if labels.dim() > 1 else labels).ne(_IGNORED).sum()
+        labels, ids = kwargs.get("labels"), kwargs.get("input_ids")
+        if labels is not None:
+            is_shifted = ids is not None and labels.shape == ids.shape
+            count = (labels[..., 1:] if is_shifted else labels).ne(_IGNORED).sum()
+        else:
+            count = None
         log_probs, loss = getattr(output, "log_probs", None), getattr(output, "loss", None)
         if log_probs is not None:
             count = output.label_mask.sum()
@@ -164,7 +183,11 @@ class _ForwardHook:
     def __call__(self, module: Any, args: Any, kwargs: dict[str, Any], output: Any) -> None:
         probe = self._probe()
         if probe is not None:
-            probe.note_forward(module, kwargs, output)
+            try:
+                probe.note_forward(module, kwargs, output)
+            except Exception:  # it must not come out of the model
+                probe.stop_noting()
+                logger.warning("losses are not watched, since they cannot be read\n%s", traceback.format_exc())
 
     def __deepcopy__(self, memo: Any) -> "_ForwardHook":
         return _ForwardHook()

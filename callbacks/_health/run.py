@@ -187,6 +187,8 @@ class HealthRun:
 
     def _act(self, wanted: Policy, control: Any, parts: Mapping[str, Any] | None) -> tuple[Policy, str]:
         """Do what the strongest policy says; return what was done, and more about it."""
+        if parts is None and wanted in (Policy.SKIP_STEP, Policy.ROLLBACK):
+            return Policy.LOG, "nothing is done, since only the logs have shown it"
         action, why = wanted, ""
         if wanted is Policy.SKIP_STEP and self._skipped >= _MOST_SKIPPED:
             action, why = Policy.STOP, f"{self._skipped} steps have been skipped in a row, and the run stops"

@@ -6,6 +6,7 @@ import math
 import pickle
 import random
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,8 @@ from datasets import Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from deepfabric_trainer.callbacks import TrainingHealthCallback
+from deepfabric_trainer.callbacks._health.monitor import StepNumbers
+from deepfabric_trainer.callbacks._health.probe import StepProbe
 from deepfabric_trainer.callbacks._journal import RunEvent, journal_of
 from deepfabric_trainer.collators import PackingCollator, SharedPrefixCollator, ToolCallCollator
 from deepfabric_trainer.errors import ConfigError
@@ -489,6 +492,40 @@ class TestHooks:
         assert len(model._forward_hooks) == 0
 
 
+class TestProbe:
+    def test_a_step_that_is_done_anew_is_counted_once(self, make_tiny_model):
+        model = make_tiny_model().train()
+        probe = StepProbe(model, sees_forward=True, sees_gradients=True, sees_norm=True)
+        batch = {name: torch.tensor([[1, 2, 3]]) for name in ("input_ids", "labels")}
+        probe.open()
+        model(**batch).loss.backward()
+        with pytest.raises(ValueError, match="out of memory"):
+            out_of_memory(model, batch)
+        model.zero_grad()
+        (2 * model(**batch).loss).backward()
+        norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in model.parameters()])
+        assert probe.read() == StepNumbers((), (), pytest.approx(float(norm)), True)
+
+    @pytest.mark.parametrize(("labels", "count"), [([[1, 2, -100]], 1), ([[1, 2]], 2), ([[-100]], 0), ([[1]], 1)])
+    def test_labels(self, make_tiny_model, labels, count):
+        """Only those that stand beside the tokens are shifted: the first is predicted from nothing."""
+        probe = StepProbe(make_tiny_model(), sees_forward=True, sees_gradients=True, sees_norm=True)
+        given = {"input_ids": torch.tensor([[1, 2, 3]]), "labels": torch.tensor(labels)}
+        probe.note_forward(torch.nn.Identity(), given, SimpleNamespace(loss=torch.tensor(2.0)))
+        assert probe.read().labels == (count,)
+
+
+def out_of_memory(model: Any, batch: Any) -> None:
+    def fail(*_: Any) -> None:
+        raise ValueError("out of memory")
+
+    handle = model.model.norm.register_forward_pre_hook(fail)
+    try:
+        model(**batch)
+    finally:
+        handle.remove()
+
+
 class TestHarmless:
     def test_its_own_failure_does_not_stop_the_run(self, make_trainer, caplog, monkeypatch):
         from deepfabric_trainer.callbacks._health.monitor import Monitor
@@ -502,6 +539,21 @@ class TestHarmless:
         assert trainer.state.global_step == 4
         assert len(caplog.records) == 1
         assert "a mistake" in caplog.text
+
+    def test_outputs_that_it_cannot_read_do_not_stop_the_model(self, make_trainer, make_tiny_model, caplog):
+        model = make_tiny_model()
+
+        def hide_labels(module: Any, args: Any, kwargs: Any, output: Any) -> None:
+            kwargs["labels"] = [{"boxes": kwargs["labels"]}]
+
+        model.register_forward_hook(hide_labels, with_kwargs=True)
+        trainer = make_trainer(encoded(8), TrainingHealthCallback(), model=model)
+        trainer.train()
+        assert trainer.state.global_step == 4
+        assert seen(trainer) == []
+        assert [record.message.split("\n")[0] for record in caplog.records] == [
+            "losses are not watched, since they cannot be read"
+        ]
 
     def test_log_history_is_the_trainers(self, make_trainer, poisoned):
         trainer = make_trainer(with_poison(encoded(12), 5), TrainingHealthCallback({"nan": "skip_step"}))
