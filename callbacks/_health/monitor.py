@@ -23,12 +23,14 @@ class StepNumbers:
         labels (`tuple[int, ...]`): The trained labels of each micro-batch; empty where they cannot be seen.
         gradient_norm (`float`, *optional*): The norm of the gradients before clipping, where it can be told.
         gradients_finite (`bool`, *optional*): Whether the gradients are numbers; `None` where they cannot be seen.
+        batches (`tuple[int, ...]`): The numbers of the micro-batches that were seen, also those without a loss.
     """
 
     losses: tuple[float, ...] = ()
     labels: tuple[int, ...] = ()
     gradient_norm: float | None = None
     gradients_finite: bool | None = None
+    batches: tuple[int, ...] = ()
 
     @property
     def loss(self) -> float | None:
@@ -77,7 +79,7 @@ class Monitor:
         if loss is not None and not (numbers.labels and not any(numbers.labels)):
             findings += self._judge_loss(loss, numbers, step, learning_rate)
         if norm is not None:
-            findings += self.gradient(norm, batches=tuple(range(len(numbers.losses))))
+            findings += self.gradient(norm, batches=numbers.batches)
         return findings
 
     def gradient(self, norm: float, *, batches: tuple[int, ...] | None = None) -> list[Finding]:
@@ -192,8 +194,7 @@ class Monitor:
                 "deviations": spike.deviations,
                 "batch_losses": list(numbers.losses),
             }
-            batches = tuple(range(len(numbers.losses)))
-            findings.append(Finding(Kind.LOSS_SPIKE, message, evidence, batches=batches, weight=loss))
+            findings.append(Finding(Kind.LOSS_SPIKE, message, evidence, batches=numbers.batches, weight=loss))
         far = self.divergence.add(loss, step)
         if far is not None:
             message = (
@@ -262,6 +263,6 @@ def _not_finite(numbers: StepNumbers) -> list[Finding]:
         message = f"the loss is {numbers.losses[bad[0]]}"
         return [Finding(Kind.NAN, message, evidence, "loss", batches=bad, weight=1.0 + len(bad))]
     if numbers.gradients_finite is False:
-        every = tuple(range(len(numbers.losses)))
+        every = numbers.batches
         return [Finding(Kind.NAN, "gradients are not finite", evidence, "gradient", batches=every, weight=1.0)]
     return []

@@ -111,7 +111,8 @@ class StepProbe:
             if self.sees_norm and finite:
                 norm_before = clipped * before_clip / after_clip if after_clip > 0 else clipped
         losses, labels = self._by_batch(values)
-        return StepNumbers(losses, labels, norm_before, finite)
+        seen = tuple(dict.fromkeys(forward.batch for forward in self.forwards))
+        return StepNumbers(losses, labels, norm_before, finite, seen)
 
     def inputs_of(self, batches: tuple[int, ...]) -> list[dict[str, Any]]:
         """Return what the forward passes of these micro-batches were given."""

@@ -169,6 +169,12 @@ class TestNan:
         assert seen(trainer) == [("nan", 3, [4, 5], "stop")]
         assert "gradients are not finite" in events(trainer)[0].message
 
+    def test_rows_of_a_loss_that_is_computed_outside_of_the_model(self, make_trainer, poisoned):
+        rows = with_poison(encoded(12), 5)
+        trainer = make_trainer(rows, TrainingHealthCallback(), model=poisoned, label_smoothing_factor=0.1)
+        trainer.train()
+        assert seen(trainer) == [("nan", 3, [4, 5], "stop")]
+
     def test_scaled_gradients_may_overflow(self, make_trainer, make_tiny_model):
         """A scaler begins with a scale that is too high, and leaves out the steps in which it is."""
         model = make_tiny_model()
@@ -184,6 +190,15 @@ class TestNan:
         trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
         trainer.train()
         assert seen(trainer) == [("nan", 3, [4, 5], "stop")]
+
+    def test_a_step_that_is_over_is_not_skipped(self, make_trainer):
+        """What only the logs show has already changed the weights."""
+        trainer = make_trainer(encoded(8), callback := TrainingHealthCallback({"nan": "skip_step"}))
+        arguments = (trainer.args, trainer.state, trainer.control)
+        callback.on_train_begin(*arguments, model=trainer.model, optimizer=trainer.create_optimizer())
+        callback.on_log(*arguments, logs={"loss": math.nan})
+        assert seen(trainer) == [("nan", 0, None, "log")]
+        assert "only the logs have shown it" in events(trainer)[0].message
 
     @pytest.mark.parametrize("clip", [0.0, 1.0])
     def test_skipped_to_the_bit(self, make_trainer, poisoned, clip):
