@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from statistics import fmean
 from typing import Any
 
 from deepfabric_trainer.callbacks._health.evaluations import MemorizingDetector, OverfittingDetector
@@ -68,6 +69,7 @@ class Monitor:
     train_accuracy: float | None = None
     train_loss: float | None = None
     since_evaluation: list[float] = field(default_factory=list)
+    accuracies_since_evaluation: list[float] = field(default_factory=list)
     evaluated_step: int | None = None
 
     def step(self, numbers: StepNumbers, step: int, learning_rate: float) -> list[Finding]:
@@ -104,7 +106,9 @@ class Monitor:
         loss, norm = logs.get("loss"), logs.get("grad_norm")
         if loss is None:
             return []
-        self.train_accuracy = logs.get("mean_token_accuracy", self.train_accuracy)
+        if "mean_token_accuracy" in logs:
+            seen = [*self.accuracies_since_evaluation, logs["mean_token_accuracy"]]
+            self.accuracies_since_evaluation = seen[-100:]
         not_finite = [name for name in ("loss", "grad_norm") if not math.isfinite(logs.get(name, 0.0))]
         if not_finite and not sees_gradients:
             form = "loss" if "loss" in not_finite else "gradient"
@@ -117,8 +121,11 @@ class Monitor:
         prefixes = [name.removesuffix("_runtime") for name in metrics if name.endswith("_runtime")]
         # Several evaluation sets come one after the other, each with metrics of its own.
         if step != self.evaluated_step and self.since_evaluation:
-            self.train_loss = sum(self.since_evaluation) / len(self.since_evaluation)
+            self.train_loss = fmean(self.since_evaluation)
             self.since_evaluation = self.since_evaluation[-1:]
+        if self.accuracies_since_evaluation:
+            self.train_accuracy = fmean(self.accuracies_since_evaluation)
+            self.accuracies_since_evaluation = []
         self.evaluated_step = step
         findings: list[Finding] = []
         for prefix in prefixes:
@@ -173,6 +180,7 @@ class Monitor:
             train_accuracy=state["train_accuracy"],
             train_loss=state["train_loss"],
             since_evaluation=list(state["since_evaluation"]),
+            accuracies_since_evaluation=list(state["accuracies_since_evaluation"]),
             evaluated_step=state["evaluated_step"],
         )
 
@@ -181,6 +189,7 @@ class Monitor:
         self.divergence.forget_recent()
         self.plateau.forget_recent()
         self.train_loss, self.since_evaluation = None, []
+        self.train_accuracy, self.accuracies_since_evaluation = None, []
 
     def _judge_loss(self, loss: float, numbers: StepNumbers, step: int, learning_rate: float) -> list[Finding]:
         findings = []

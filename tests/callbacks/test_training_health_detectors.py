@@ -214,6 +214,13 @@ class TestEvaluations:
         assert kind == "overfitting"
         assert evidence["train_now"] == pytest.approx((0.3 + 0.9 + 0.0) / 3)
 
+    def test_one_batch_that_is_all_right_is_not_known_by_heart(self):
+        monitor = Monitor()
+        for accuracy in (0.9, 0.95, 0.88, 1.0):
+            monitor.logged({"loss": 0.3, "mean_token_accuracy": accuracy}, sees_gradients=True, sees_norm=True)
+        metrics = {"eval_loss": 0.3, "eval_mean_token_accuracy": 0.93, "eval_runtime": 1}
+        assert monitor.evaluated(metrics, 4) == []
+
     def test_memorizing_is_said_once_although_another_set_is_well(self):
         monitor = Monitor()
         found = []
