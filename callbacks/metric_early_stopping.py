@@ -131,8 +131,10 @@ class MetricEarlyStoppingCallback(TrainerCallback, ExportableState):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Begin anew, or go on from the checkpoint's state."""
         self._reset()
+        # The trainer cannot save its next checkpoint where the one that it goes on from lacks a callback's state.
+        saved = state.stateful_callbacks.setdefault(type(self).__name__, self.state())
         if state.global_step > 0:
-            self._go_on_from(state.stateful_callbacks.get(type(self).__name__, []))
+            self._go_on_from(saved)
         self._bare_name_counts = str(getattr(args.eval_strategy, "value", args.eval_strategy)) == "no"
 
     def on_log(

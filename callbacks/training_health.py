@@ -90,9 +90,12 @@ class TrainingHealthCallback(TrainerCallback, ExportableState):
         """Begin anew, or go on from the checkpoint's state."""
         self._end()
         saved: dict[str, Any] = {}
+        name = type(self).__name__
         if state.global_step > 0:
-            kept = state.stateful_callbacks.get(type(self).__name__, {})
+            kept = state.stateful_callbacks.get(name, {})
             saved = (kept[0] if isinstance(kept, list) else kept).get("attributes", {}).get("last_state", {})
+        # The trainer cannot save its next checkpoint where the one that it goes on from lacks a callback's state.
+        state.stateful_callbacks.setdefault(name, self.state())
         self.settings.refuse_unsupported(kwargs.get("optimizer"))
         with self._harmless():
             self._run = HealthRun(self.settings, args, state, kwargs, saved)

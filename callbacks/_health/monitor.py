@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from statistics import fmean
 from typing import Any
 
 from deepfabric_trainer.callbacks._health.evaluations import MemorizingDetector, OverfittingDetector
@@ -23,12 +24,14 @@ class StepNumbers:
         labels (`tuple[int, ...]`): The trained labels of each micro-batch; empty where they cannot be seen.
         gradient_norm (`float`, *optional*): The norm of the gradients before clipping, where it can be told.
         gradients_finite (`bool`, *optional*): Whether the gradients are numbers; `None` where they cannot be seen.
+        batches (`tuple[int, ...]`): The numbers of the micro-batches that were seen, also those without a loss.
     """
 
     losses: tuple[float, ...] = ()
     labels: tuple[int, ...] = ()
     gradient_norm: float | None = None
     gradients_finite: bool | None = None
+    batches: tuple[int, ...] = ()
 
     @property
     def loss(self) -> float | None:
@@ -60,11 +63,14 @@ class Monitor:
     divergence: DivergenceDetector = field(default_factory=DivergenceDetector)
     plateau: PlateauDetector = field(default_factory=PlateauDetector)
     overfitting: dict[str, OverfittingDetector] = field(default_factory=dict)
-    memorizing: MemorizingDetector = field(default_factory=MemorizingDetector)
+    memorizing: dict[str, MemorizingDetector] = field(default_factory=dict)
     slow_input: SlowInputDetector = field(default_factory=SlowInputDetector)
     memory: MemoryDetector = field(default_factory=MemoryDetector)
     train_accuracy: float | None = None
+    train_loss: float | None = None
     since_evaluation: list[float] = field(default_factory=list)
+    accuracies_since_evaluation: list[float] = field(default_factory=list)
+    evaluated_step: int | None = None
 
     def step(self, numbers: StepNumbers, step: int, learning_rate: float) -> list[Finding]:
         """Return what a step shows, before its update."""
@@ -75,7 +81,7 @@ class Monitor:
         if loss is not None and not (numbers.labels and not any(numbers.labels)):
             findings += self._judge_loss(loss, numbers, step, learning_rate)
         if norm is not None:
-            findings += self.gradient(norm, batches=tuple(range(len(numbers.losses))))
+            findings += self.gradient(norm, batches=numbers.batches)
         return findings
 
     def gradient(self, norm: float, *, batches: tuple[int, ...] | None = None) -> list[Finding]:
@@ -100,7 +106,9 @@ class Monitor:
         loss, norm = logs.get("loss"), logs.get("grad_norm")
         if loss is None:
             return []
-        self.train_accuracy = logs.get("mean_token_accuracy", self.train_accuracy)
+        if "mean_token_accuracy" in logs:
+            seen = [*self.accuracies_since_evaluation, logs["mean_token_accuracy"]]
+            self.accuracies_since_evaluation = seen[-100:]
         not_finite = [name for name in ("loss", "grad_norm") if not math.isfinite(logs.get(name, 0.0))]
         if not_finite and not sees_gradients:
             form = "loss" if "loss" in not_finite else "gradient"
@@ -111,15 +119,21 @@ class Monitor:
     def evaluated(self, metrics: Mapping[str, Any], step: int) -> list[Finding]:
         """Return what the metrics of an evaluation show, beside the training loss since the evaluation before."""
         prefixes = [name.removesuffix("_runtime") for name in metrics if name.endswith("_runtime")]
-        train_loss = sum(self.since_evaluation) / len(self.since_evaluation) if self.since_evaluation else None
-        self.since_evaluation = self.since_evaluation[-1:]
+        # Several evaluation sets come one after the other, each with metrics of its own.
+        if step != self.evaluated_step and self.since_evaluation:
+            self.train_loss = fmean(self.since_evaluation)
+            self.since_evaluation = self.since_evaluation[-1:]
+        if self.accuracies_since_evaluation:
+            self.train_accuracy = fmean(self.accuracies_since_evaluation)
+            self.accuracies_since_evaluation = []
+        self.evaluated_step = step
         findings: list[Finding] = []
         for prefix in prefixes:
             loss = metrics.get(f"{prefix}_loss")
             if loss is None or not math.isfinite(loss):
                 continue
             accuracy = metrics.get(f"{prefix}_mean_token_accuracy")
-            findings += self._judge_evaluation(prefix, loss, accuracy, train_loss, step)
+            findings += self._judge_evaluation(prefix, loss, accuracy, self.train_loss, step)
         return findings
 
     def waited(self, waiting: float, busy: float) -> list[Finding]:
@@ -162,16 +176,20 @@ class Monitor:
             divergence=DivergenceDetector(**state["divergence"]),
             plateau=PlateauDetector(**state["plateau"]),
             overfitting={name: OverfittingDetector(**saved) for name, saved in state["overfitting"].items()},
-            memorizing=MemorizingDetector(**state["memorizing"]),
+            memorizing={name: MemorizingDetector(**saved) for name, saved in state["memorizing"].items()},
             train_accuracy=state["train_accuracy"],
+            train_loss=state["train_loss"],
             since_evaluation=list(state["since_evaluation"]),
+            accuracies_since_evaluation=list(state["accuracies_since_evaluation"]),
+            evaluated_step=state["evaluated_step"],
         )
 
     def rolled_back(self) -> None:
         """Forget what weights have shown that are gone."""
         self.divergence.forget_recent()
         self.plateau.forget_recent()
-        self.since_evaluation = []
+        self.train_loss, self.since_evaluation = None, []
+        self.train_accuracy, self.accuracies_since_evaluation = None, []
 
     def _judge_loss(self, loss: float, numbers: StepNumbers, step: int, learning_rate: float) -> list[Finding]:
         findings = []
@@ -185,8 +203,7 @@ class Monitor:
                 "deviations": spike.deviations,
                 "batch_losses": list(numbers.losses),
             }
-            batches = tuple(range(len(numbers.losses)))
-            findings.append(Finding(Kind.LOSS_SPIKE, message, evidence, batches=batches, weight=loss))
+            findings.append(Finding(Kind.LOSS_SPIKE, message, evidence, batches=numbers.batches, weight=loss))
         far = self.divergence.add(loss, step)
         if far is not None:
             message = (
@@ -217,7 +234,9 @@ class Monitor:
                 f"the training loss fell from {worse.train_at_best:.4g} to {worse.train_now:.4g}"
             )
             findings.append(Finding(Kind.OVERFITTING, message, asdict(worse), weight=worse.now))
-        if self.memorizing.add(loss, train_loss, accuracy, self.train_accuracy):
+        if self.memorizing.setdefault(prefix, MemorizingDetector()).add(
+            loss, train_loss, accuracy, self.train_accuracy
+        ):
             evidence = {
                 "train_loss": train_loss,
                 f"{prefix}_loss": loss,
@@ -253,6 +272,6 @@ def _not_finite(numbers: StepNumbers) -> list[Finding]:
         message = f"the loss is {numbers.losses[bad[0]]}"
         return [Finding(Kind.NAN, message, evidence, "loss", batches=bad, weight=1.0 + len(bad))]
     if numbers.gradients_finite is False:
-        every = tuple(range(len(numbers.losses)))
+        every = numbers.batches
         return [Finding(Kind.NAN, "gradients are not finite", evidence, "gradient", batches=every, weight=1.0)]
     return []

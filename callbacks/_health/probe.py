@@ -1,6 +1,8 @@
 """`StepProbe`: the numbers of an optimizer step, by hooks that are on the model while it computes and no longer."""
 
+import logging
 import math
+import traceback
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,6 +11,8 @@ from typing import Any
 import torch
 
 from deepfabric_trainer.callbacks._health.monitor import StepNumbers
+
+logger = logging.getLogger("deepfabric_trainer.callbacks.training_health")
 
 _IGNORED = -100
 _WITNESSES = 4
@@ -38,15 +42,18 @@ class StepProbe:
     Args:
         model (`torch.nn.Module`): The model, not wrapped.
         sees_forward (`bool`): Whether hooks on its forward pass work: not in a compiled model, nor in replicas.
+        sees_gradients (`bool`): Whether gradients tell that something is wrong: not when they are scaled, since then
+            they overflow now and then, and that does no harm.
         sees_norm (`bool`): Whether the norm before clipping can be told from gradients: not when they are scaled, or
             joined over processes after they were made.
     """
 
-    def __init__(self, model: Any, *, sees_forward: bool, sees_norm: bool) -> None:
+    def __init__(self, model: Any, *, sees_forward: bool, sees_gradients: bool, sees_norm: bool) -> None:
         self.sees_norm = sees_norm
         self.forwards: list[Forward] = []
         self._model = model if sees_forward else None
-        self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        watched = model.parameters() if sees_gradients else ()
+        self._parameters = [parameter for parameter in watched if parameter.requires_grad]
         self._witnesses = sorted(self._parameters, key=torch.Tensor.numel)[:_WITNESSES] if sees_norm else []
         self._before: dict[int, torch.Tensor] = {}
         self._batch = 0
@@ -77,6 +84,12 @@ class StepProbe:
         """Let go of the batches."""
         self.forwards, self._before = [], {}
 
+    def stop_noting(self) -> None:
+        """Note no forward passes any more."""
+        self.close()
+        self.forget()
+        self._model = None
+
     def read(self) -> StepNumbers:
         """Take the hooks off and return the step's numbers; waits for the device once."""
         self.close()
@@ -98,7 +111,8 @@ class StepProbe:
             if self.sees_norm and finite:
                 norm_before = clipped * before_clip / after_clip if after_clip > 0 else clipped
         losses, labels = self._by_batch(values)
-        return StepNumbers(losses, labels, norm_before, finite)
+        seen = tuple(dict.fromkeys(forward.batch for forward in self.forwards))
+        return StepNumbers(losses, labels, norm_before, finite, seen)
 
     def inputs_of(self, batches: tuple[int, ...]) -> list[dict[str, Any]]:
         """Return what the forward passes of these micro-batches were given."""
@@ -110,14 +124,23 @@ class StepProbe:
             self._before[number] = torch.linalg.vector_norm(parameter.grad)
 
     def note_forward(self, module: Any, kwargs: dict[str, Any], output: Any) -> None:
-        """Note a forward pass; one that failed, or is no training, ends the step."""
+        """Note a forward pass; one that failed, or is no training, ends the step.
+
+        What came before one that failed is forgotten: where memory ran out the whole step is done anew.
+        """
+        if output is None:
+            self.forget()
         if output is None or not module.training:
             self.close()
             return
         if not torch.is_grad_enabled():  # for metrics, beside the one that is trained
             return
-        labels = kwargs.get("labels")
-        count = None if labels is None else (labels[..., 1:] if labels.dim() > 1 else labels).ne(_IGNORED).sum()
+        labels, ids = kwargs.get("labels"), kwargs.get("input_ids")
+        if labels is not None:
+            is_shifted = ids is not None and labels.shape == ids.shape
+            count = (labels[..., 1:] if is_shifted else labels).ne(_IGNORED).sum()
+        else:
+            count = None
         log_probs, loss = getattr(output, "log_probs", None), getattr(output, "loss", None)
         if log_probs is not None:
             count = output.label_mask.sum()
@@ -161,7 +184,11 @@ class _ForwardHook:
     def __call__(self, module: Any, args: Any, kwargs: dict[str, Any], output: Any) -> None:
         probe = self._probe()
         if probe is not None:
-            probe.note_forward(module, kwargs, output)
+            try:
+                probe.note_forward(module, kwargs, output)
+            except Exception:  # it must not come out of the model
+                probe.stop_noting()
+                logger.warning("losses are not watched, since they cannot be read\n%s", traceback.format_exc())
 
     def __deepcopy__(self, memo: Any) -> "_ForwardHook":
         return _ForwardHook()

@@ -1,6 +1,7 @@
 """`HealthRun`: one call of `train()`, from its first step to its last."""
 
 import logging
+import math
 import platform
 import time
 import traceback
@@ -19,7 +20,7 @@ from deepfabric_trainer.callbacks._health.reporter import Reporter
 from deepfabric_trainer.callbacks._health.resources import memory_in_use
 from deepfabric_trainer.callbacks._health.rollback import RollbackPoint, drop_gradients
 from deepfabric_trainer.callbacks._health.rows import find_rows
-from deepfabric_trainer.callbacks._health.settings import Settings, find_obstacle
+from deepfabric_trainer.callbacks._health.settings import Settings, find_obstacle, has_scaled_gradients
 
 logger = logging.getLogger("deepfabric_trainer.callbacks.training_health")
 
@@ -53,9 +54,11 @@ class HealthRun:
         self.rollbacks: int = saved.get("rollbacks", 0)
         self.lr_factor: float = saved.get("lr_factor", 1.0)
         self._can_drop = find_obstacle(parts.get("optimizer")) is None
+        self._is_scaled = has_scaled_gradients(parts.get("optimizer"))
         self.probe = StepProbe(
             parts["model"],
             sees_forward=not args.torch_compile and args.n_gpu <= 1,
+            sees_gradients=not self._is_scaled,
             sees_norm=self._can_drop and PartialState().num_processes == 1,
         )
         self._dataset = getattr(parts.get("train_dataloader"), "dataset", None)
@@ -119,6 +122,8 @@ class HealthRun:
         """Read what the steps could not show."""
         if "loss" not in logs:
             return
+        if self._is_scaled and not math.isfinite(logs.get("grad_norm", 0.0)):
+            logs = {name: value for name, value in logs.items() if name != "grad_norm"}
         seen = {"sees_gradients": self._sees_gradients, "sees_norm": self.probe.sees_norm}
         self._settle(self._look(lambda: self.monitor.logged(logs, **seen)), control, state.global_step)
 
@@ -182,6 +187,8 @@ class HealthRun:
 
     def _act(self, wanted: Policy, control: Any, parts: Mapping[str, Any] | None) -> tuple[Policy, str]:
         """Do what the strongest policy says; return what was done, and more about it."""
+        if parts is None and wanted in (Policy.SKIP_STEP, Policy.ROLLBACK):
+            return Policy.LOG, "nothing is done, since only the logs have shown it"
         action, why = wanted, ""
         if wanted is Policy.SKIP_STEP and self._skipped >= _MOST_SKIPPED:
             action, why = Policy.STOP, f"{self._skipped} steps have been skipped in a row, and the run stops"

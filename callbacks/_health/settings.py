@@ -73,8 +73,13 @@ class Settings:
                 )
 
 
+def has_scaled_gradients(optimizer: Any) -> bool:
+    """Tell whether a scaler looks for the largest scale by overflows, and leaves out the steps that have one."""
+    return getattr(optimizer, "scaler", None) is not None
+
+
 def find_obstacle(optimizer: Any) -> str | None:
     """Return why a step of this run cannot be taken back by leaving out its gradients; `None`: it can."""
-    if getattr(optimizer, "scaler", None) is not None:
+    if has_scaled_gradients(optimizer):
         return "fp16 gradients are scaled, which has its own way of leaving steps out"
     return _NOT_OURS.get(PartialState().distributed_type)

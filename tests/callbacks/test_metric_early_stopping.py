@@ -284,6 +284,12 @@ class TestState:
         Run(other, global_step=2, stateful_callbacks={name: states})
         assert other.best is None
 
+    def test_a_checkpoint_of_a_run_without_it_can_be_gone_on_from(self):
+        """The trainer saves the state of those callbacks only that the checkpoint knows."""
+        resumed = MetricEarlyStoppingCallback()
+        run = Run(resumed, global_step=2, stateful_callbacks={})
+        assert run.state.stateful_callbacks == {"MetricEarlyStoppingCallback": resumed.state()}
+
 
 class Feed(TrainerCallback):
     """Gives evaluations a metric."""

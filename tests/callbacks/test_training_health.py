@@ -6,6 +6,7 @@ import math
 import pickle
 import random
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,8 @@ from datasets import Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from deepfabric_trainer.callbacks import TrainingHealthCallback
+from deepfabric_trainer.callbacks._health.monitor import StepNumbers
+from deepfabric_trainer.callbacks._health.probe import StepProbe
 from deepfabric_trainer.callbacks._journal import RunEvent, journal_of
 from deepfabric_trainer.collators import PackingCollator, SharedPrefixCollator, ToolCallCollator
 from deepfabric_trainer.errors import ConfigError
@@ -165,6 +168,37 @@ class TestNan:
         trainer.train()
         assert seen(trainer) == [("nan", 3, [4, 5], "stop")]
         assert "gradients are not finite" in events(trainer)[0].message
+
+    def test_rows_of_a_loss_that_is_computed_outside_of_the_model(self, make_trainer, poisoned):
+        rows = with_poison(encoded(12), 5)
+        trainer = make_trainer(rows, TrainingHealthCallback(), model=poisoned, label_smoothing_factor=0.1)
+        trainer.train()
+        assert seen(trainer) == [("nan", 3, [4, 5], "stop")]
+
+    def test_scaled_gradients_may_overflow(self, make_trainer, make_tiny_model):
+        """A scaler begins with a scale that is too high, and leaves out the steps in which it is."""
+        model = make_tiny_model()
+        model.model.norm.weight.register_hook(lambda gradient: gradient * math.inf)
+        trainer = make_trainer(encoded(8), TrainingHealthCallback(), model=model)
+        trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
+        trainer.train()
+        assert seen(trainer) == []
+        assert trainer.state.global_step == 4
+
+    def test_loss_with_scaled_gradients(self, make_trainer, poisoned):
+        trainer = make_trainer(with_poison(encoded(12), 5), TrainingHealthCallback(), model=poisoned)
+        trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
+        trainer.train()
+        assert seen(trainer) == [("nan", 3, [4, 5], "stop")]
+
+    def test_a_step_that_is_over_is_not_skipped(self, make_trainer):
+        """What only the logs show has already changed the weights."""
+        trainer = make_trainer(encoded(8), callback := TrainingHealthCallback({"nan": "skip_step"}))
+        arguments = (trainer.args, trainer.state, trainer.control)
+        callback.on_train_begin(*arguments, model=trainer.model, optimizer=trainer.create_optimizer())
+        callback.on_log(*arguments, logs={"loss": math.nan})
+        assert seen(trainer) == [("nan", 0, None, "log")]
+        assert "only the logs have shown it" in events(trainer)[0].message
 
     @pytest.mark.parametrize("clip", [0.0, 1.0])
     def test_skipped_to_the_bit(self, make_trainer, poisoned, clip):
@@ -473,6 +507,40 @@ class TestHooks:
         assert len(model._forward_hooks) == 0
 
 
+class TestProbe:
+    def test_a_step_that_is_done_anew_is_counted_once(self, make_tiny_model):
+        model = make_tiny_model().train()
+        probe = StepProbe(model, sees_forward=True, sees_gradients=True, sees_norm=True)
+        batch = {name: torch.tensor([[1, 2, 3]]) for name in ("input_ids", "labels")}
+        probe.open()
+        model(**batch).loss.backward()
+        with pytest.raises(ValueError, match="out of memory"):
+            out_of_memory(model, batch)
+        model.zero_grad()
+        (2 * model(**batch).loss).backward()
+        norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in model.parameters()])
+        assert probe.read() == StepNumbers((), (), pytest.approx(float(norm)), True)
+
+    @pytest.mark.parametrize(("labels", "count"), [([[1, 2, -100]], 1), ([[1, 2]], 2), ([[-100]], 0), ([[1]], 1)])
+    def test_labels(self, make_tiny_model, labels, count):
+        """Only those that stand beside the tokens are shifted: the first is predicted from nothing."""
+        probe = StepProbe(make_tiny_model(), sees_forward=True, sees_gradients=True, sees_norm=True)
+        given = {"input_ids": torch.tensor([[1, 2, 3]]), "labels": torch.tensor(labels)}
+        probe.note_forward(torch.nn.Identity(), given, SimpleNamespace(loss=torch.tensor(2.0)))
+        assert probe.read().labels == (count,)
+
+
+def out_of_memory(model: Any, batch: Any) -> None:
+    def fail(*_: Any) -> None:
+        raise ValueError("out of memory")
+
+    handle = model.model.norm.register_forward_pre_hook(fail)
+    try:
+        model(**batch)
+    finally:
+        handle.remove()
+
+
 class TestHarmless:
     def test_its_own_failure_does_not_stop_the_run(self, make_trainer, caplog, monkeypatch):
         from deepfabric_trainer.callbacks._health.monitor import Monitor
@@ -486,6 +554,21 @@ class TestHarmless:
         assert trainer.state.global_step == 4
         assert len(caplog.records) == 1
         assert "a mistake" in caplog.text
+
+    def test_outputs_that_it_cannot_read_do_not_stop_the_model(self, make_trainer, make_tiny_model, caplog):
+        model = make_tiny_model()
+
+        def hide_labels(module: Any, args: Any, kwargs: Any, output: Any) -> None:
+            kwargs["labels"] = [{"boxes": kwargs["labels"]}]
+
+        model.register_forward_hook(hide_labels, with_kwargs=True)
+        trainer = make_trainer(encoded(8), TrainingHealthCallback(), model=model)
+        trainer.train()
+        assert trainer.state.global_step == 4
+        assert seen(trainer) == []
+        assert [record.message.split("\n")[0] for record in caplog.records] == [
+            "losses are not watched, since they cannot be read"
+        ]
 
     def test_log_history_is_the_trainers(self, make_trainer, poisoned):
         trainer = make_trainer(with_poison(encoded(12), 5), TrainingHealthCallback({"nan": "skip_step"}))
@@ -520,6 +603,19 @@ def test_repeated_findings_are_logged_ever_more_rarely(make_trainer, caplog):
     ]
     assert logged[-1].startswith("nothing_to_train was found 20 times; not said until now: steps 3, 5, 6, 7, 9")
     assert len([event for event in events(trainer) if event.kind == "nothing_to_train"]) == 20
+
+
+@pytest.mark.slow
+def test_goes_on_from_a_checkpoint_of_a_run_without_it(make_trainer, make_tiny_model):
+    options = {"save_strategy": "steps", "save_steps": 2}
+    first = make_trainer(encoded(16), TrainerCallback(), model=make_tiny_model(), **options)
+    first.args.max_steps = 2
+    first.train()
+    callback = TrainingHealthCallback()
+    second = make_trainer(encoded(16), callback, model=make_tiny_model(), **options)
+    second.train(resume_from_checkpoint=True)
+    assert second.state.global_step == 8
+    assert callback.state()["attributes"]["last_state"]["monitor"]["loss_spikes"]["seen"] == 6
 
 
 @pytest.mark.slow

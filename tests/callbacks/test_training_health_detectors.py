@@ -200,6 +200,37 @@ class TestEvaluations:
         assert [finding.kind for finding in found] == ["overfitting"]
         assert "eval_b_loss has risen from 1 (step 0) to 1.3" in found[0].message
 
+    def test_each_set_is_compared_with_all_steps_before(self):
+        """A trainer tells of each set by itself; the last step alone, whose batch is easy, says little."""
+        monitor = Monitor()
+        found = []
+        for number, loss in enumerate([1.0, 1.1, 1.2, 1.3]):
+            monitor.step(StepNumbers(losses=(0.9,), labels=(5,)), 2 * number, 1e-3)
+            monitor.step(StepNumbers(losses=(0.9 - 0.3 * number,), labels=(5,)), 2 * number + 1, 1e-3)
+            for name, value in (("a", 0.5), ("b", loss)):
+                metrics = {f"eval_{name}_loss": value, f"eval_{name}_runtime": 1}
+                found += [(finding.kind, finding.evidence) for finding in monitor.evaluated(metrics, 2 * number + 1)]
+        ((kind, evidence),) = found
+        assert kind == "overfitting"
+        assert evidence["train_now"] == pytest.approx((0.3 + 0.9 + 0.0) / 3)
+
+    def test_one_batch_that_is_all_right_is_not_known_by_heart(self):
+        monitor = Monitor()
+        for accuracy in (0.9, 0.95, 0.88, 1.0):
+            monitor.logged({"loss": 0.3, "mean_token_accuracy": accuracy}, sees_gradients=True, sees_norm=True)
+        metrics = {"eval_loss": 0.3, "eval_mean_token_accuracy": 0.93, "eval_runtime": 1}
+        assert monitor.evaluated(metrics, 4) == []
+
+    def test_memorizing_is_said_once_although_another_set_is_well(self):
+        monitor = Monitor()
+        found = []
+        for number in range(3):
+            monitor.step(StepNumbers(losses=(0.01,), labels=(5,)), number, 1e-3)
+            for name, loss in (("a", 2.0), ("b", 0.01)):
+                metrics = {f"eval_{name}_loss": loss, f"eval_{name}_runtime": 1}
+                found += [(finding.kind, number) for finding in monitor.evaluated(metrics, number)]
+        assert found == [("memorizing", 0)]
+
 
 class TestResources:
     def test_waiting(self):
