@@ -66,10 +66,15 @@ def ask_for_metrics(trainer: Any, prefix: str) -> dict[str, float]:
 
 
 @contextmanager
-def closing_displays(callbacks: Iterable[Any]) -> Iterator[None]:
-    """Give the terminal back also when an exception ends the training."""
+def ending_well(callbacks: Iterable[Any]) -> Iterator[None]:
+    """When an exception ends the training, say so in the report; give the terminal back in any case."""
     try:
         yield
+    except BaseException as error:
+        for callback in callbacks:
+            if isinstance(callback, RunReportCallback):
+                callback.failed(error)
+        raise
     finally:
         for callback in callbacks:
             if isinstance(callback, TrainingProgressCallback):

@@ -109,6 +109,31 @@ def test_the_terminal_is_given_back_when_training_fails(make: Any, monkeypatch: 
     assert bar._display is None
 
 
+def test_the_report_says_at_once_what_ended_the_training(make: Any, tmp_path: Path) -> None:
+    class Interrupted(TrainerCallback):
+        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            raise KeyboardInterrupt
+
+    trainer = make(callbacks=[Interrupted()])
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    report = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert (report["status"], report["error"]) == ("ended unexpectedly", "KeyboardInterrupt")
+
+
+def test_streams_that_know_nothing_of_terminals_do_not_matter(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Tee:
+        def write(self, text: str) -> None:
+            pass
+
+        def flush(self) -> None:
+            pass
+
+    monkeypatch.setattr("sys.stderr", Tee())
+    monkeypatch.setattr("sys.stdout", Tee())
+    assert TrainingProgressCallback not in kinds(make(disable_tqdm=False))
+
+
 def test_the_report_holds_what_was_measured_and_what_became_of_the_data(make: Any, tmp_path: Path) -> None:
     sampling = SampleGenerationCallback(tool_rows(), num_samples=2, max_new_tokens=4)
     make(callbacks=[sampling]).train()
