@@ -54,6 +54,7 @@ class RunReportCallback(TrainerCallback):
     _run: FollowedRun | None
     _unfinished: Unfinished | None
     _journal: JournalReader
+    _found: tuple[int, int] | None
 
     def __init__(self, *, every_seconds: float = 30.0) -> None:
         if not every_seconds >= 0:
@@ -157,7 +158,7 @@ class RunReportCallback(TrainerCallback):
         self._has_ended = False
         self._has_complained = False
         self._next_time = self._earliest = 0.0
-        self._found: tuple[int, int] | None = None
+        self._found = None
 
     def _look(self, state: Any, control: Any) -> None:
         if self._run is not None:
