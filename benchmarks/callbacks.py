@@ -119,10 +119,10 @@ def measure(options: argparse.Namespace) -> Figure:
         batch=options.batch,
         tokens=round(watched[0].tokens / len(watched[0].examples), 1),
         steps=len(seconds_with),
-        milliseconds={name: round(1000 * taken / len(seconds_with), 3) for name, taken in watch.in_steps.items()},
+        milliseconds={name: round(1000 * watch.in_steps[name] / len(seconds_with), 3) for name in _callbacks()},
         share=round(watch.in_steps.total() / sum(seconds_with), 5),
         goal=GOALS["callbacks"],
-        once_seconds={name: round(taken / options.repeats, 3) for name, taken in watch.once.items()},
+        once_seconds={name: round(watch.once[name] / options.repeats, 3) for name in _callbacks()},
         seconds_without=round(median(seconds_without), 4),
         seconds_with=round(median(seconds_with), 4),
         all_seconds_without=[round(seconds, 4) for seconds in seconds_without],
@@ -190,7 +190,7 @@ def _callbacks() -> dict[str, TrainerCallback]:
 
 
 class _Stopwatch(TrainerCallback):
-    """Takes the time inside the methods of callbacks that come before it."""
+    """Takes the time inside the methods of callbacks."""
 
     def __init__(self) -> None:
         self.steps = 0
