@@ -34,6 +34,7 @@ bench: $(VENV)/.dev  ## Run the benchmarks and make their page anew (DATA=rows.j
 	$(call measure,memory)
 	$(call measure,first_step)
 	$(call measure,generation)
+	$(call measure,callbacks)
 	$(BIN)/python -m docs.make_benchmarks_page
 measure = HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.$(1) --output benchmarks/results/$(1).json --plot docs/benchmarks/$(1).png
 

@@ -24,9 +24,10 @@ GOALS = {
     "first step": 5.0,
     "generation, row by row": 6.0,
     "generation, padded batch": 4.0,
+    "callbacks": 0.01,
 }
 """Ratios of TRL's seconds to ours; for memory of our peak to TRL's; for the first step our seconds; for generation of
-the seconds of `generate` to ours."""
+the seconds of `generate` to ours; for callbacks their share of a step."""
 _PACKAGES = ("torch", "transformers", "trl", "accelerate", "datasets", "tokenizers", "pyarrow", "numpy")
 _COLORS = {"TRL": "tab:gray", "TRL, packed": "silver", "deepfabric-trainer": "tab:blue"}
 _OTHER_COLORS = ("tab:cyan", "tab:olive")

@@ -1,6 +1,7 @@
 """A bar in a terminal that leaves it as it was."""
 
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -11,10 +12,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 def terminal() -> Any | None:
     """Return the stream that is a terminal, standard error before standard output; `None`: neither is."""
-    for stream in (sys.stderr, sys.stdout):
-        if stream is not None and stream.isatty():
-            return stream
-    return None
+    if os.environ.get("TERM", "").lower() in ("dumb", "unknown"):  # nothing can be drawn there
+        return None
+    return next(filter(_is_terminal, (sys.stderr, sys.stdout)), None)
 
 
 class ProgressDisplay:
@@ -40,8 +40,8 @@ class ProgressDisplay:
             console=console,
             auto_refresh=False,
             expand=True,
-            redirect_stdout=sys.stdout is not None and sys.stdout.isatty(),
-            redirect_stderr=sys.stderr is not None and sys.stderr.isatty(),
+            redirect_stdout=_is_terminal(sys.stdout),
+            redirect_stderr=_is_terminal(sys.stderr),
         )
         self._training = self._progress.add_task("training", total=total, completed=done, figures="")
         self._inner: TaskID | None = None
@@ -77,8 +77,18 @@ class ProgressDisplay:
             if handler.stream is ours:
                 handler.setStream(stream)
         self._moved = []
-        self.hide_inner()
-        self._progress.stop()
+        try:
+            self.hide_inner()
+        finally:
+            self._progress.stop()
+
+
+def _is_terminal(stream: Any) -> bool:
+    """Tell whether a stream is one; what stands in for a stream may not know, and a closed one raises."""
+    try:
+        return bool(stream.isatty())
+    except (AttributeError, OSError, ValueError):
+        return False
 
 
 _Moved = tuple[logging.StreamHandler[Any], Any, Any]

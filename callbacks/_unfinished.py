@@ -44,6 +44,11 @@ def last_error() -> str | None:
     files = {os.path.basename(frame.f_code.co_filename) for frame, _ in traceback.walk_tb(error.__traceback__)}
     if "trainer.py" not in files:
         return None
+    return in_one_line(error)
+
+
+def in_one_line(error: BaseException) -> str:
+    """Return type and message of an exception."""
     text = str(error).strip()
     first = text.splitlines()[0] if text else ""
     return f"{type(error).__name__}: {first}" if first else type(error).__name__

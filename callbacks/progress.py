@@ -1,4 +1,6 @@
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from time import monotonic
 from typing import Any
 
@@ -10,6 +12,8 @@ from deepfabric_trainer.callbacks._report.chart import short
 from deepfabric_trainer.callbacks._report.page import duration
 from deepfabric_trainer.callbacks._throughput import Throughput
 from deepfabric_trainer.callbacks._unfinished import Unfinished
+
+logger = logging.getLogger(__name__)
 
 _REDRAWN_AFTER = 0.1
 """Seconds; a terminal need not be drawn more often."""
@@ -67,7 +71,7 @@ class TrainingProgressCallback(TrainerCallback):
         """Move the bar."""
         self._throughput.step_ends()
         if self._display is not None and self._is_time():
-            self._display.advance(state.global_step, self._line(state))
+            self._advance(state)
 
     def on_prediction_step(
         self, args: Any, state: Any, control: Any, eval_dataloader: Any = None, **kwargs: Any
@@ -78,7 +82,7 @@ class TrainingProgressCallback(TrainerCallback):
         self._batches += 1
         total = len(eval_dataloader) if has_length(eval_dataloader) else None
         if self._is_time() or self._batches == total:
-            self._display.show_inner("evaluation", self._batches, total)
+            self._draw(lambda display: display.show_inner("evaluation", self._batches, total))
 
     def on_evaluate(
         self, args: Any, state: Any, control: Any, metrics: Mapping[str, Any] | None = None, **kwargs: Any
@@ -87,9 +91,8 @@ class TrainingProgressCallback(TrainerCallback):
         self._throughput.interrupted()
         self._note(metrics or {})
         self._batches = 0
-        if self._display is not None:
-            self._display.hide_inner()
-            self._display.advance(state.global_step, self._line(state))
+        self._draw(lambda display: display.hide_inner())
+        self._advance(state)
 
     def on_predict(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Take the bar of the prediction away."""
@@ -112,16 +115,15 @@ class TrainingProgressCallback(TrainerCallback):
         self._note(logs)
         is_evaluation = any(name.startswith("eval") for name in logs)
         if self._display is None:
-            print(f"step {state.global_step:,}/{state.max_steps:,}  {self._spoken(logs, state)}", flush=True)
+            with suppress(OSError, ValueError):  # nobody reads it any more
+                print(f"step {state.global_step:,}/{state.max_steps:,}  {self._spoken(logs, state)}", flush=True)
         elif is_evaluation:
-            self._display.say(f"step {state.global_step:,}  {self._spoken(logs, state)}")
-        if self._display is not None:
-            self._display.advance(state.global_step, self._line(state))
+            self._draw(lambda display: display.say(f"step {state.global_step:,}  {self._spoken(logs, state)}"))
+        self._advance(state)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Leave the bar as it is, and give the terminal back."""
-        if self._display is not None:
-            self._display.advance(state.global_step, self._line(state))
+        self._advance(state)
         self._is_training = False
         self.close()
 
@@ -132,7 +134,8 @@ class TrainingProgressCallback(TrainerCallback):
         if unfinished is not None:
             unfinished.settle()
         if display is not None:
-            display.close()
+            with suppress(OSError, ValueError):  # there is no terminal to give back
+                display.close()
 
     def _forget(self) -> None:
         self._display = None
@@ -144,6 +147,19 @@ class TrainingProgressCallback(TrainerCallback):
         self._is_training = False
         self._batches = 0
         self._drawn = 0.0
+
+    def _advance(self, state: Any) -> None:
+        self._draw(lambda display: display.advance(state.global_step, self._line(state)))
+
+    def _draw(self, draw: Callable[[ProgressDisplay], None]) -> None:
+        """Draw, where there is a bar; when its terminal is gone the run goes on without."""
+        if self._display is None:
+            return
+        try:
+            draw(self._display)
+        except (OSError, ValueError) as error:
+            self.close()
+            logger.warning("the terminal takes no more (%s), and the run goes on without a bar", error)
 
     def _is_time(self) -> bool:
         now = monotonic()

@@ -1,11 +1,11 @@
 import logging
 import os
-import tempfile
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from time import monotonic
 from typing import Any
+from uuid import uuid4
 
 from transformers import TrainerCallback
 
@@ -13,7 +13,7 @@ from deepfabric_trainer.callbacks._report.followed_run import FollowedRun, Journ
 from deepfabric_trainer.callbacks._report.metrics_json import render_json
 from deepfabric_trainer.callbacks._report.page import render_html, render_markdown
 from deepfabric_trainer.callbacks._report.record import RunStatus
-from deepfabric_trainer.callbacks._unfinished import Unfinished, last_error
+from deepfabric_trainer.callbacks._unfinished import Unfinished, in_one_line, last_error
 from deepfabric_trainer.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -31,16 +31,17 @@ class RunReportCallback(TrainerCallback):
     that loads nothing. What a model wrote stands in it as text.
 
     It is written after each evaluation and measurement, at logs from time to time, and at the end. When an exception
-    ends the run, the page says so as soon as the trainer is gone or Python exits; after a kill it keeps saying
-    "running", with the time. A resumed run goes on with the report in its folder.
+    ends the run, the page says so at once in a `DeepFabricTrainer`, elsewhere as soon as the trainer is gone or Python
+    exits, unless another run has reported in the folder since; after a kill it keeps saying "running", with the time.
+    A resumed run goes on with the report in its folder.
 
     In a plain `Trainer` give this callback last, so that it sees what the others measure. Without
     [`SampleGenerationCallback`] there are no samples, and the verdict says that nothing measured tool calls. A report
     that cannot be written is said once, and the run goes on.
 
     Args:
-        every_seconds (`float`, *optional*, defaults to 30.0): Seconds between two reports at logs, at least; more
-            where writing takes so long that it would cost over 1% of the time.
+        every_seconds (`float`, *optional*, defaults to 30.0): Seconds between two reports at logs, at least. Where
+            writing takes so long that it would cost over 1% of the time, reports of evaluations wait, too.
 
     Attributes:
         trainer_data (`Mapping[str, Mapping[str, Any]]`, *optional*): What became of the data, which a trainer can
@@ -53,6 +54,7 @@ class RunReportCallback(TrainerCallback):
     _run: FollowedRun | None
     _unfinished: Unfinished | None
     _journal: JournalReader
+    _found: tuple[int, int] | None
 
     def __init__(self, *, every_seconds: float = 30.0) -> None:
         if not every_seconds >= 0:
@@ -85,13 +87,16 @@ class RunReportCallback(TrainerCallback):
             self._complain()
             return
         self._unfinished = Unfinished(state, self._ended_unexpectedly)
+        self._found = self._file_there()
         self._is_due = True
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Write, if it is time; every callback has had its say on the step before."""
         if self._run is None:
             return
-        if self._is_due or self._journal.has_news(control) or (self._has_logs and monotonic() >= self._next_time):
+        now = monotonic()
+        is_wanted = self._is_due or self._journal.has_news(control) or (self._has_logs and now >= self._next_time)
+        if is_wanted and now >= self._earliest:
             self._look(state, control)
             self._write(RunStatus.RUNNING)
             self._run.throughput.interrupted()
@@ -137,6 +142,13 @@ class RunReportCallback(TrainerCallback):
         self._look(state, control)
         self._write(RunStatus.FINISHED)
 
+    def failed(self, error: BaseException) -> None:
+        """Write that an exception has ended the run; for who catches what comes out of `train()`."""
+        if self._unfinished is not None:
+            self._unfinished.settle()
+            self._unfinished = None
+            self._end(in_one_line(error))
+
     def _forget(self) -> None:
         self._run = None
         self._unfinished = None
@@ -145,7 +157,8 @@ class RunReportCallback(TrainerCallback):
         self._has_logs = False
         self._has_ended = False
         self._has_complained = False
-        self._next_time = 0.0
+        self._next_time = self._earliest = 0.0
+        self._found = None
 
     def _look(self, state: Any, control: Any) -> None:
         if self._run is not None:
@@ -153,7 +166,23 @@ class RunReportCallback(TrainerCallback):
             self._run.told(self._journal.read(control))
 
     def _ended_unexpectedly(self) -> None:
-        self._write(RunStatus.ENDED, last_error())
+        if self._file_there() == self._found:
+            self._end(last_error())
+
+    def _end(self, error: str | None) -> None:
+        if self._run is not None:
+            self._run.told(self._journal.rest())
+            self._write(RunStatus.ENDED, error)
+
+    def _file_there(self) -> tuple[int, int] | None:
+        """Return what tells the page in the folder from one that another run writes there."""
+        if self._run is None:
+            return None
+        try:
+            status = (self._run.output_dir / "report.html").stat()
+        except OSError:
+            return None
+        return status.st_ino, status.st_mtime_ns
 
     def _write(self, status: RunStatus, error: str | None = None) -> None:
         if self._run is None:
@@ -165,8 +194,10 @@ class RunReportCallback(TrainerCallback):
                 _write_whole(self._run.output_dir / name, render(record))
         except Exception:
             self._complain()
+        self._found = self._file_there()
         end = monotonic()
-        self._next_time = end + max(self.every_seconds, _SHARE * (end - begin))
+        self._earliest = end + _SHARE * (end - begin)
+        self._next_time = max(self._earliest, end + self.every_seconds)
         self._is_due = self._has_logs = False
 
     def _complain(self) -> None:
@@ -178,12 +209,12 @@ class RunReportCallback(TrainerCallback):
 def _write_whole(path: Path, text: str) -> None:
     """Write a file so that a reader finds the old or the new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    temporary = path.with_name(f".{path.name}.{uuid4().hex}")
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
+        # Not by `tempfile`, whose files only their owner reads: who may read the folder may read the report.
+        with open(temporary, "x", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)
-        os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise

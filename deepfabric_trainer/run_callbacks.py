@@ -8,12 +8,14 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import ProgressCallback
 
 from deepfabric_trainer.callbacks._progress_display import terminal
+from deepfabric_trainer.callbacks.metrics_logger import MetricsLoggerCallback
 from deepfabric_trainer.callbacks.progress import TrainingProgressCallback
 from deepfabric_trainer.callbacks.run_report import RunReportCallback
 from deepfabric_trainer.callbacks.training_health import TrainingHealthCallback
 from deepfabric_trainer.config import DeepFabricSFTConfig
 
 _LOGS_ONLY = {"nan": "log"}
+_READERS = (MetricsLoggerCallback, RunReportCallback)
 
 
 def add_own_callbacks(trainer: Any) -> None:
@@ -37,9 +39,13 @@ def add_own_callbacks(trainer: Any) -> None:
     if lacks(TrainingProgressCallback) and ProgressCallback in given and terminal() is not None:
         trainer.remove_callback(ProgressCallback)
         trainer.add_callback(TrainingProgressCallback())
-    # The last, so that it sees what the others find.
     if lacks(RunReportCallback) and not args.push_to_hub and (not is_ours or args.run_report):
         trainer.add_callback(RunReportCallback())
+
+
+def put_readers_last(callbacks: list[Any]) -> None:
+    """Let who writes down what others find come after them: after the last evaluation nobody is called again."""
+    callbacks.sort(key=lambda callback: isinstance(callback, _READERS))
 
 
 def give(callbacks: Iterable[Any], rows: Any, accounts: Mapping[str, Mapping[str, Any]]) -> None:
@@ -66,10 +72,15 @@ def ask_for_metrics(trainer: Any, prefix: str) -> dict[str, float]:
 
 
 @contextmanager
-def closing_displays(callbacks: Iterable[Any]) -> Iterator[None]:
-    """Give the terminal back also when an exception ends the training."""
+def ending_well(callbacks: Iterable[Any]) -> Iterator[None]:
+    """When an exception ends the training, say so in the report; give the terminal back in any case."""
     try:
         yield
+    except BaseException as error:
+        for callback in callbacks:
+            if isinstance(callback, RunReportCallback):
+                callback.failed(error)
+        raise
     finally:
         for callback in callbacks:
             if isinstance(callback, TrainingProgressCallback):

@@ -19,7 +19,7 @@ from deepfabric_trainer.launch import warn_of_missing_cpu_processes
 from deepfabric_trainer.loss import mean_weight, weigh
 from deepfabric_trainer.loss_settings import columns_beside_labels, find_obstacle, refuse_weights, weights_for_collator
 from deepfabric_trainer.region_metrics import RegionMetrics, without_repeats
-from deepfabric_trainer.run_callbacks import add_own_callbacks, ask_for_metrics, closing_displays, give
+from deepfabric_trainer.run_callbacks import add_own_callbacks, ask_for_metrics, ending_well, give, put_readers_last
 from deepfabric_trainer.steps import OptimizerStep
 from deepfabric_trainer.training_order import Grouping, find_sampler
 from deepfabric_trainer.training_rows import (
@@ -125,6 +125,7 @@ class DeepFabricTrainer(SFTTrainer):
                 formatting_func=formatting_func,
             )
         add_own_callbacks(self)
+        put_readers_last(self.callback_handler.callbacks)
         give(self.callback_handler.callbacks, self._rows, self._accounts)
         self.data_collator = checked(self.data_collator, self.model)
         lays_out = isinstance(self.args, DeepFabricSFTConfig) and not (self.args.packing or self.args.padding_free)
@@ -140,10 +141,11 @@ class DeepFabricTrainer(SFTTrainer):
         """Add a callback; one that wants rows to generate from and has none gets the evaluation rows."""
         super().add_callback(callback)
         give(self.callback_handler.callbacks[-1:], self._rows, self._accounts)
+        put_readers_last(self.callback_handler.callbacks)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Train as the parent does, and leave the terminal as it was."""
-        with closing_displays(self.callback_handler.callbacks):
+        """Train as the parent does, and leave report and terminal in order also after an exception."""
+        with ending_well(self.callback_handler.callbacks):
             return super().train(*args, **kwargs)
 
     def evaluate(

@@ -166,6 +166,22 @@ def _generation(figures: Sequence[Json]) -> str:
     )
 
 
+def _callbacks(figures: Sequence[Json]) -> str:
+    rows: list[tuple[str, ...]] = []
+    notes = []
+    for figure in figures:
+        taken, once = figure["milliseconds"], figure["once_seconds"]
+        rows += [(name, f"{taken[name]:.2f}", f"{once[name]:.2f}") for name in taken]
+        rows.append(("all", f"{sum(taken.values()):.2f}", f"{sum(once.values()):.2f}"))
+        without, with_all = figure["seconds_without"], figure["seconds_with"]
+        notes.append(
+            f"That is {figure['share']:.2%} of {figure['steps']} steps of {figure['batch']} x {figure['tokens']:,.0f} "
+            f"tokens, {figure['layers']} layers of {figure['hidden']}.\n"
+            f"By the clock a step takes {without:.3f} s without callbacks and {with_all:.3f} s with them.\n"
+        )
+    return table(("", "a step, ms", "once, s"), rows) + "\n" + "".join(notes)
+
+
 TABLES: dict[str, Callable[[Sequence[Json]], str]] = {
     "prepare": _prepare,
     "train_step": _train_step,
@@ -174,5 +190,6 @@ TABLES: dict[str, Callable[[Sequence[Json]], str]] = {
     "first_step": _first_step,
     "validate": _validate,
     "generation": _generation,
+    "callbacks": _callbacks,
 }
 """By the name of the benchmark."""

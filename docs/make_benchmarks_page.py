@@ -30,6 +30,7 @@ TITLES = {
     "first_step": "From the start to the first step",
     "validate": "Validating rows",
     "generation": "Generating a sample of turns",
+    "callbacks": "What callbacks add to a step",
 }
 """The benchmarks in the page's order; a result's file has the name of its benchmark."""
 _HEAD = """\
@@ -114,6 +115,9 @@ def _goals(results: Results) -> Iterable[Goal]:
     for figure in _figures(results, "generation")[:1]:
         for way, key in (("row by row", "row_by_row_ratio"), ("padded batch", "padded_ratio")):
             yield _ratio(f"generation, against {way}", GOALS[f"generation, {way}"], figure[key])
+    for figure in _figures(results, "callbacks"):
+        goal, share = figure["goal"], figure["share"]
+        yield Goal("callbacks, of a step", f"under {goal:.0%}", f"{share:.2%}", share < goal)
 
 
 def _ratio(work: str, goal: float, ratio: float) -> Goal:

@@ -11,6 +11,7 @@ from trl import SFTConfig
 
 from deepfabric_trainer import DeepFabricSFTConfig, DeepFabricTrainer
 from deepfabric_trainer.callbacks import (
+    MetricsLoggerCallback,
     RunReportCallback,
     SampleGenerationCallback,
     TrainingHealthCallback,
@@ -75,7 +76,16 @@ def test_what_the_user_gives_is_not_doubled(make: Any) -> None:
         pass
 
     given = [MyReport(), TrainingHealthCallback({"nan": "skip_step"})]
-    assert own(make(callbacks=given)) == given
+    assert set(own(make(callbacks=given))) == set(given)
+
+
+def test_the_samples_of_an_evaluation_after_the_training_are_written(make: Any, tmp_path: Path) -> None:
+    trainer = make(callbacks=[MetricsLoggerCallback()])
+    trainer.add_callback(SampleGenerationCallback(tool_rows(), num_samples=2, max_new_tokens=4))
+    trainer.train()
+    trainer.evaluate(trainer.train_dataset)
+    lines = (tmp_path / "run" / "samples.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [0, 0, 1, 1]
 
 
 def test_a_bar_of_ours_stands_in_for_that_of_transformers_in_a_terminal(
@@ -107,6 +117,31 @@ def test_the_terminal_is_given_back_when_training_fails(make: Any, monkeypatch: 
     with pytest.raises(RuntimeError, match="no more"):
         trainer.train()
     assert bar._display is None
+
+
+def test_the_report_says_at_once_what_ended_the_training(make: Any, tmp_path: Path) -> None:
+    class Interrupted(TrainerCallback):
+        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            raise KeyboardInterrupt
+
+    trainer = make(callbacks=[Interrupted()])
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    report = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert (report["status"], report["error"]) == ("ended unexpectedly", "KeyboardInterrupt")
+
+
+def test_streams_that_know_nothing_of_terminals_do_not_matter(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Tee:
+        def write(self, text: str) -> None:
+            pass
+
+        def flush(self) -> None:
+            pass
+
+    monkeypatch.setattr("sys.stderr", Tee())
+    monkeypatch.setattr("sys.stdout", Tee())
+    assert TrainingProgressCallback not in kinds(make(disable_tqdm=False))
 
 
 def test_the_report_holds_what_was_measured_and_what_became_of_the_data(make: Any, tmp_path: Path) -> None:

@@ -114,5 +114,6 @@ def _commit() -> str:
 
 
 def _git(folder: Path, *words: str) -> str:
-    command = ["git", "-C", str(folder), *words]
+    # Without the option `status` may lock the index, and a commit made meanwhile fails.
+    command = ["git", "--no-optional-locks", "-C", str(folder), *words]
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=5).stdout.strip()

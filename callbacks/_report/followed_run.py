@@ -42,6 +42,12 @@ class JournalReader:
         self._position += len(news)
         return news
 
+    def rest(self) -> list[RunEvent | GenerationResult]:
+        """Return what is new in the journal that was read last."""
+        news = [] if self._journal is None else self._journal.since(self._position)
+        self._position += len(news)
+        return news
+
 
 class FollowedRun:
     """What a report needs to know of a run, gathered while it goes by. It does not hold the trainer's state.
@@ -64,7 +70,7 @@ class FollowedRun:
             self.events.append(RunEvent("resumed", state.global_step, "The run was resumed here.", severity="info"))
         self.speeds = list(earlier.speeds)
         self.throughput = Throughput()
-        self.results: list[GenerationResult] = []
+        self._results: dict[str, list[GenerationResult]] = {}
         self.data = data
         self.settings = non_default_settings(args)
         self.environment = describe_environment(args, model)
@@ -85,10 +91,10 @@ class FollowedRun:
         self._saved.add(step)
 
     def told(self, news: list[RunEvent | GenerationResult]) -> None:
-        """Take over what the journal says; of measurements the first and the latest are kept."""
+        """Take over what the journal says; of measurements of a name the first and the latest are kept."""
         for entry in news:
             if isinstance(entry, GenerationResult):
-                self.results = [*self.results[:1], entry]
+                self._results.setdefault(_prefix(entry), [])[1:] = [entry]
             else:
                 self.events.append(entry)
         del self.events[:-_MOST_EVENTS]
@@ -114,7 +120,7 @@ class FollowedRun:
             history=self.history,
             events=self.events,
             error=None if error is None else without_secrets(error),
-            results=self.results,
+            results=self._results.get("eval") or self._results.get(min(self._results, default=""), []),
             speeds=self.speeds,
             best_step=self.best_step if self.best_checkpoint else None,
             best_checkpoint=self.best_checkpoint,
@@ -178,6 +184,11 @@ def _rules_of(line: str) -> set[str]:
         return {str(finding["rule"]) for finding in findings if finding.get("severity") == "error"}
     except (ValueError, KeyError, TypeError, AttributeError):
         return set()
+
+
+def _prefix(result: GenerationResult) -> str:
+    """Return what stands before `_tool_call_...` in the names of its metrics."""
+    return next((name.partition("_tool_call_")[0] for name in result.metrics if "_tool_call_" in name), "")
 
 
 def _checkpoints(folder: Path) -> set[int]:

@@ -61,7 +61,8 @@ class RunRecord:
         history (`Sequence[Mapping[str, Any]]`): The logs in their order, each with `step`.
         events (`Sequence[RunEvent]`): What happened, in its order.
         error (`str`, *optional*): What ended it, if that is known.
-        results (`Sequence[GenerationResult]`): The first and the latest measurement of this process, if any.
+        results (`Sequence[GenerationResult]`): The first and the latest measurement of this process, if any,
+            of those with the prefix `measured_prefix`.
         speeds (`Sequence[tuple[int, float]]`): Steps, and the tokens per second up to them.
         best_step (`int`, *optional*): The step of the checkpoint that the trainer holds for the best.
         best_checkpoint (`str`, *optional*): Its folder.

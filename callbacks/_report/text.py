@@ -21,7 +21,9 @@ _SECRET_VALUE = re.compile(
     r"|(?<=://)[^\s/@]+(?=@)"
     r"|(?i:(?<=bearer )|(?<=basic ))[\w.~+/=-]{8,}"
 )
-_NAMED_VALUE = re.compile(r"(?P<name>[\w-]*\w)(?P<is>=|\s*:\s*)(?P<quote>['\"]?)(?P<value>[^\s&'\",;]+)(?P=quote)")
+_NAMED_VALUE = re.compile(
+    r"(?P<name>[\w-]*\w)(?P<is>=|['\"]?\s*:\s*)(?P<quote>['\"]?)(?P<value>[^\s&'\",;]+)(?P=quote)"
+)
 
 
 @dataclass(frozen=True)

@@ -117,7 +117,14 @@ def check_url(url: str, *, allow_http: bool) -> bool:
     Raises:
         ConfigError: If it is no URL that a key may be sent to.
     """
-    parts = urllib.parse.urlsplit(url)
+    try:
+        parts = urllib.parse.urlsplit(url)
+    except ValueError:
+        raise ConfigError(
+            "the DeepFabric URL cannot be read",
+            expected='something like "https://api.deepfabric.ai"',
+            fix="set `api_url` or DEEPFABRIC_API_URL",
+        ) from None
     try:
         port_fits = parts.port is None or parts.port > 0
     except ValueError:

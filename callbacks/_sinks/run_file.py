@@ -10,6 +10,8 @@ from typing import Any
 class RunFile:
     """Lines of one run, each written through before `append` returns.
 
+    A line that a full disk has cut off stays alone: the next one begins behind it.
+
     The file is opened for every write: a fork shares no handle, a kill loses nothing, and a run that has started in
     the same folder meanwhile, and set our file aside, is noticed; then ours goes on under the name it was given.
 
@@ -22,6 +24,7 @@ class RunFile:
         self.path = path
         self._own_path = named_after(path, run_id)
         self._inode: int | None = None
+        self._may_be_cut = False
 
     def append(self, lines: Sequence[bytes]) -> None:
         """Write lines at the end.
@@ -31,9 +34,14 @@ class RunFile:
         """
         if self.path != self._own_path and self._is_of_another_run():
             self.path = self._own_path
+        text = b"".join(lines)
+        if self._may_be_cut and not ends_a_line(self.path):
+            text = b"\n" + text
+        self._may_be_cut = True
         with open(self.path, "ab") as file:
-            file.write(b"".join(lines))
             self._inode = os.fstat(file.fileno()).st_ino
+            file.write(text)
+        self._may_be_cut = False
 
     def go_on_from(self, step: int) -> tuple[str | None, int]:
         """Take over what the resumed run has written up to its checkpoint, and move the rest aside.
@@ -92,6 +100,15 @@ class RunFile:
 def named_after(path: Path, run_id: str) -> Path:
     """Return `metrics.{run_id}.jsonl` for `metrics.jsonl`."""
     return path.with_name(f"{path.stem}.{run_id}{path.suffix}")
+
+
+def ends_a_line(path: Path) -> bool:
+    """Return whether a file ends behind a line, as an empty one does, and one that is not there."""
+    if not path.exists() or not path.stat().st_size:
+        return True
+    with open(path, "rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"
 
 
 def _entry(line: bytes) -> dict[str, Any] | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from deepfabric_trainer.callbacks._sinks.records import json_line
+from deepfabric_trainer.callbacks._sinks.run_file import ends_a_line
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Spool:
         waiting = len(self)
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with open(self._path, "ab") as file:
-            if file.tell() and not _ends_a_line(self._path):
+            if not ends_a_line(self._path):
                 file.write(b"\n")
             file.writelines(map(self._line, messages))
         self._waiting = waiting + len(messages)
@@ -113,9 +114,3 @@ class Spool:
             return Message(entry["path"], entry["body"]) if entry["server"] == self._server else None
         except (ValueError, KeyError, TypeError):
             return None
-
-
-def _ends_a_line(path: Path) -> bool:
-    with open(path, "rb") as file:
-        file.seek(-1, os.SEEK_END)
-        return file.read(1) == b"\n"

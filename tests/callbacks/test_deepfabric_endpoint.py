@@ -93,6 +93,7 @@ def test_sends_nothing_for_this_machine_through_a_proxy(monkeypatch: pytest.Monk
         "localhost:80",
         "https://",
         "https://host:nothing",
+        "https://[::1",
         f"https://me:{KEY}@example.com",
         f"https://example.com?key={KEY}",
         "http://localhost.example.com",

@@ -12,7 +12,7 @@ import pytest
 from transformers import TrainerControl, TrainerState
 from trl import SFTConfig
 
-from deepfabric_trainer.callbacks import TrainingProgressCallback
+from deepfabric_trainer.callbacks import TrainingProgressCallback, _progress_display
 from tests.fixtures.run_records import measured
 from tests.fixtures.tiny import QUIET
 
@@ -152,6 +152,44 @@ def test_no_bar_where_it_is_not_wanted(open_terminal, run):
     assert terminal.getvalue().startswith("step 1/10  loss 2.5")
 
 
+@pytest.mark.parametrize("gone", [OSError(5, "Input/output error"), ValueError("I/O operation on closed file")])
+def test_a_terminal_that_is_gone_does_not_end_the_run(open_terminal, run, caplog, gone):
+    def fail(text: str) -> int:
+        raise gone
+
+    terminal = open_terminal()
+    subject = run()
+    subject.tell("train_begin")
+    terminal.write = fail
+    for _ in range(2):
+        subject.callback._drawn = 0.0
+        subject.step(loss=2.5)
+    subject.tell("evaluate", metrics={"eval_loss": 1.0})
+    subject.tell("train_end")
+    assert sys.stdout is sys.stderr is terminal
+    assert caplog.text.count("the run goes on without a bar") == 1
+
+
+def test_streams_that_know_nothing_of_terminals(monkeypatch):
+    class Writer:
+        def write(self, text: str) -> None:
+            pass
+
+    closed = StringIO()
+    closed.close()
+    for stream in (Writer(), closed, None):
+        monkeypatch.setattr(sys, "stderr", stream)
+        monkeypatch.setattr(sys, "stdout", stream)
+        assert _progress_display.terminal() is None
+
+
+def test_a_terminal_that_cannot_move_its_cursor_is_none(open_terminal, monkeypatch):
+    terminal = open_terminal()
+    assert _progress_display.terminal() is terminal
+    monkeypatch.setenv("TERM", "dumb")
+    assert _progress_display.terminal() is None
+
+
 def test_other_processes_are_silent(run, capsys):
     subject = run()
     subject.state.is_world_process_zero = False
@@ -189,7 +227,7 @@ def test_an_exception_leaves_a_terminal_as_it_was(tmp_path):
     code = f"""
 from transformers import TrainerControl, TrainerState
 from trl import SFTConfig
-from deepfabric_trainer.callbacks import TrainingProgressCallback
+from deepfabric_trainer.callbacks import TrainingProgressCallback, _progress_display
 from tests.fixtures.tiny import QUIET
 args = SFTConfig(**{{**QUIET, "output_dir": {str(tmp_path)!r}, "disable_tqdm": False}})
 state = TrainerState(max_steps=10, is_world_process_zero=True)

@@ -55,6 +55,8 @@ def test_names_of_other_things(name):
         "Authorization: Bearer S3cretS3cret",
         "api_key=S3cret",
         'token: "S3cret"',
+        '{"token": "S3cret", "size": 3}',
+        "{'api_key': 'S3cret'}",
         "?access_token=S3cret&x=1",
     ],
 )

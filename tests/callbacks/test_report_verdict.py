@@ -162,6 +162,10 @@ class TestDiverged:
     def test_loss_that_wobbles(self):
         assert verdict_of(record(losses(*[2.0] * 5, 1.0, *[2.5] * 5))).finding is Finding.UNMEASURED
 
+    def test_loss_that_scatters(self):
+        verdict = verdict_of(record(losses(1.0, 0.4, 3.0, 0.9, 1.1, 0.8, 2.0, 2.5, 0.5, 1.9, 2.2)))
+        assert verdict.finding is Finding.UNMEASURED
+
 
 class TestUnfinished:
     def test_running(self):

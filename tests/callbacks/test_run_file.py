@@ -1,4 +1,5 @@
 import json
+import resource
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,33 @@ def test_a_run_whose_file_is_set_aside_meanwhile_goes_on_in_it(path: Path) -> No
     first.append(lines("a", 2))
     second.append(lines("b", 2))
     assert (steps(path), steps(path.with_name("metrics.a.jsonl"))) == ([1, 2], [1, 2])
+
+
+def test_a_line_that_a_full_disk_cuts_off_takes_no_other_with_it(path: Path) -> None:
+    file, (first, second, third) = RunFile(path, "a"), lines("a", 1, 2, 3)
+    file.append([first])
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(first) + 5, limits[1]))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            file.append([second])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    file.append([third])
+    assert path.read_bytes() == first + second[:5] + b"\n" + third
+
+
+def test_a_file_that_took_nothing_at_first_is_still_its_own(path: Path) -> None:
+    file = RunFile(path, "a")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            file.append(lines("a", 1))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    file.append(lines("a", 2))
+    assert (names(path), steps(path)) == (["metrics.jsonl"], [2])
 
 
 def test_does_not_write_into_a_file_that_it_has_not_begun(path: Path) -> None:

@@ -90,6 +90,11 @@ class TestWhenItIsWritten:
         for _ in range(20):
             run.step(loss=1.0)
         assert len(written) == 6
+        for _ in range(100):
+            journal_of(run.control).add(RunEvent("spike", 1, "A spike."))
+            run.tell("evaluate")
+            run.step(loss=1.0)
+        assert len(written) == 9
 
     def test_after_an_evaluation_when_all_callbacks_have_seen_it(self, tmp_path):
         run = Run(tmp_path, RunReportCallback(every_seconds=1000))
@@ -117,6 +122,26 @@ class TestWhenItIsWritten:
         assert read(tmp_path)["measurements"][0]["exact_match"] == 0.75
         assert read(tmp_path)["status"] == "finished"
 
+    def test_readable_by_who_may_read_new_files(self, tmp_path):
+        before = os.umask(0o077)
+        try:
+            Run(tmp_path, RunReportCallback()).tell("train_end")
+        finally:
+            os.umask(before)
+        assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o600}
+
+    def test_measurements_of_two_names_are_not_mixed(self, tmp_path):
+        run = Run(tmp_path, RunReportCallback())
+        for step, (name, made) in enumerate((("eval", 1.0), ("held", 0.0), ("eval", 1.0), ("held", 0.0))):
+            metrics = {f"{name}_tool_call_exact_match": made, f"{name}_tool_call_turns": 24}
+            run.state.log_history.append({**metrics, "step": step // 2})
+            journal_of(run.control).add(GenerationResult(step // 2, metrics, samples(made)))
+        run.tell("train_end")
+        assert (
+            "Of the 24 turns measured both first and last, 0 became right and 0 became wrong."
+            in (tmp_path / "report.md").read_text()
+        )
+
     def test_only_by_the_main_process(self, tmp_path):
         run = Run(tmp_path, RunReportCallback(every_seconds=0), is_main=False)
         run.step(loss=1.0)
@@ -137,6 +162,32 @@ class TestEndings:
         run = Run(tmp_path, RunReportCallback())
         run.tell("train_end")
         run.state = None
+        assert read(tmp_path)["status"] == "finished"
+
+    def test_an_exception_that_is_told(self, tmp_path):
+        run = Run(tmp_path, RunReportCallback(every_seconds=1000))
+        run.step(loss=2.0)
+        journal_of(run.control).add(RunEvent("spike", 1, "A spike."))
+        run.callback.failed(RuntimeError("boom with hf_abcdefghijkl\nand more"))
+        content = read(tmp_path)
+        assert (content["status"], content["error"]) == (
+            "ended unexpectedly",
+            "RuntimeError: boom with [redacted]",
+        )
+        assert [event["kind"] for event in content["events"]] == ["spike"]
+
+    def test_an_exception_outside_of_a_run_changes_nothing(self, tmp_path):
+        run = Run(tmp_path, RunReportCallback())
+        run.tell("train_end")
+        run.callback.failed(RuntimeError("boom"))
+        assert read(tmp_path)["status"] == "finished"
+
+    def test_a_run_that_is_gone_leaves_the_report_of_the_next_one_alone(self, tmp_path):
+        first = Run(tmp_path, RunReportCallback())
+        first.step(loss=2.0)
+        second = Run(tmp_path, RunReportCallback())
+        second.tell("train_end")
+        first.state = None
         assert read(tmp_path)["status"] == "finished"
 
     def test_a_child_that_was_forked_says_nothing(self, tmp_path):
