@@ -131,7 +131,11 @@ def draw(
         description=". ".join(_in_words(line) for line in lines) + ".",
         lines=[_drawn(line, axis, end) for line in lines],
         y_ticks=[Tick(axis.place(value), short(value)) for value in axis.ticks],
-        x_ticks=[Tick(100 * step / end, f"{round(step):,}") for step in nice_ticks(0, end, 4) if step <= end],
+        x_ticks=[
+            Tick(100 * step / end, f"{int(step):,}")
+            for step in nice_ticks(0, end, 4)
+            if step <= end and step == int(step)  # there is no half a step
+        ],
         marks=[(100 * min(mark.step, end) / end, mark) for mark in marks],
         columns=columns,
         rows=rows,

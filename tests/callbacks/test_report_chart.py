@@ -29,6 +29,12 @@ def test_a_line_in_its_place():
     assert chart.description == "exact: 0 at step 0, 1 at step 50, between 0 and 1."
 
 
+@pytest.mark.parametrize(("last_step", "labels"), [(2, ["0", "1", "2"]), (1, ["0", "1"]), (10, ["0", "5", "10"])])
+def test_a_step_is_a_whole_number(last_step, labels):
+    chart = draw("Loss", [Line("loss", [(1, 2.0)])], last_step=last_step)
+    assert [tick.label for tick in chart.x_ticks] == labels
+
+
 def test_nothing_to_draw():
     assert draw("Loss", [Line("loss", []), Line("other", [(1, math.nan)])], last_step=10) is None
 
