@@ -2,9 +2,6 @@
 
 import copy
 import json
-import os
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -24,9 +21,9 @@ from deepfabric_trainer.collators.layout import examples_of_tokens
 from deepfabric_trainer.region_metrics import RegionMetrics, sums_by_region, without_repeats
 from deepfabric_trainer.rows import to_dataset
 from tests.collators.batches import make_examples
+from tests.fixtures.processes import run_processes
 from tests.fixtures.tiny import QUIET, tiny_model, tiny_tokenizer, tool_rows
 
-ROOT = Path(__file__).parents[1]
 BATCHINGS = ("padded", "packed", "shared_prefix")
 Make = Callable[..., Any]
 
@@ -245,17 +242,7 @@ class TestTraining:
     @pytest.mark.parametrize("batching", ["padded", "shared_prefix"])
     def test_two_processes_give_the_metrics_of_one(self, tmp_path: Path, batching: str) -> None:
         """Of 5 rows in batches of 2 the second process evaluates one anew; of 1 row, one and nothing of its own."""
-        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-        run = subprocess.run(
-            [sys.executable, *launcher, "-m", "tests.fixtures.region_run", str(tmp_path), batching],
-            cwd=ROOT,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=300,
-        )
-        assert run.returncode == 0, run.stderr[-3000:]
+        run_processes("tests.fixtures.region_run", str(tmp_path), batching)
         history = json.loads((tmp_path / "logged.json").read_text())
         model = tiny_model(tiny_tokenizer())
         (trained,) = [entry for entry in history if "loss" in entry]

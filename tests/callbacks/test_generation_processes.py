@@ -1,7 +1,4 @@
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,25 +9,14 @@ from transformers import TrainerState
 
 from deepfabric_trainer.callbacks import SampleGenerationCallback
 from tests.fixtures.generation_run import found, make_callbacks
+from tests.fixtures.processes import run_processes
 from tests.fixtures.tiny import tool_rows
-
-ROOT = Path(__file__).parent.parent.parent
 
 
 @pytest.mark.slow
 def test_two_processes_find_together_what_one_finds(tmp_path: Path, tiny_model: Any, tiny_tokenizer: Any) -> None:
     """With DDP, LoRA and gradient checkpointing, and with a process that has nothing to generate."""
-    launcher = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    run = subprocess.run(
-        [sys.executable, "-m", *launcher, "-m", "tests.fixtures.generation_run", str(tmp_path)],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    assert run.returncode == 0, run.stderr[-3000:]
+    run_processes("tests.fixtures.generation_run", str(tmp_path))
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
     assert first == second
     several, single = first["results"]
