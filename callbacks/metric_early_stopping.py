@@ -133,6 +133,8 @@ class MetricEarlyStoppingCallback(TrainerCallback, ExportableState):
         self._reset()
         if state.global_step > 0:
             self._go_on_from(state.stateful_callbacks.get(type(self).__name__, []))
+        # Without this transformers cannot save after resuming a checkpoint that was written without this callback.
+        state.stateful_callbacks.setdefault(type(self).__name__, self.state())
         self._bare_name_counts = str(getattr(args.eval_strategy, "value", args.eval_strategy)) == "no"
 
     def on_log(

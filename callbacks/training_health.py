@@ -93,6 +93,8 @@ class TrainingHealthCallback(TrainerCallback, ExportableState):
         if state.global_step > 0:
             kept = state.stateful_callbacks.get(type(self).__name__, {})
             saved = (kept[0] if isinstance(kept, list) else kept).get("attributes", {}).get("last_state", {})
+        # Without this transformers cannot save after resuming a checkpoint that was written without this callback.
+        state.stateful_callbacks.setdefault(type(self).__name__, self.state())
         self.settings.refuse_unsupported(kwargs.get("optimizer"))
         with self._harmless():
             self._run = HealthRun(self.settings, args, state, kwargs, saved)
