@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from datasets import IterableDataset
+from datasets import Dataset, IterableDataset
 from transformers import TrainerCallback, TrainingArguments
 from trl import SFTTrainer
 
@@ -31,6 +31,7 @@ from deepfabric_trainer.training_rows import (
     is_encoded,
     prepare_rows,
     rows_to_generate,
+    text_column_of,
     trains_completions_only,
     without_assistant_only_loss,
 )
@@ -90,8 +91,9 @@ class DeepFabricTrainer(SFTTrainer):
             args.max_length = self._context_length
         warn_of_missing_cpu_processes()
         is_ours = isinstance(args, DeepFabricSFTConfig)
-        conversations = train_dataset is not None and (
-            (is_ours and is_encoded(train_dataset)) or holds_conversations(train_dataset)
+        # The parent refuses all else, by its type.
+        conversations = isinstance(train_dataset, Dataset | IterableDataset) and (
+            (is_ours and is_encoded(train_dataset)) or holds_conversations(train_dataset, text_column_of(args))
         )
         self._assistant_only = bool(getattr(args, "assistant_only_loss", False))
         self._obstacle_to_weights = find_obstacle(
@@ -251,7 +253,7 @@ class DeepFabricTrainer(SFTTrainer):
     ) -> Any:
         if formatting_func is None and isinstance(args, DeepFabricSFTConfig) and not packing and is_encoded(dataset):
             prepared, grouping, account = check_encoded(dataset, args, dataset_name)
-        elif formatting_func is not None or not holds_conversations(dataset):
+        elif formatting_func is not None or not holds_conversations(dataset, text_column_of(args)):
             dataset = refuse_weights(dataset, self._obstacle_to_weights, dataset_name)
             return super()._prepare_dataset(dataset, processing_class, args, packing, formatting_func, dataset_name)
         else:
@@ -261,8 +263,9 @@ class DeepFabricTrainer(SFTTrainer):
                 context_length=self._context_length,
                 stop_token_ids=self._stop_token_ids,
                 assistant_only=self._assistant_only or trains_completions_only(dataset, args),
+                packing=packing,
             )
-            prepared, grouping, account = prepare_rows(dataset, encoder, args, dataset_name)
+            prepared, grouping, account = prepare_rows(dataset, encoder, args, dataset_name, packing=packing)
         self._accounts[dataset_name] = account
         prepared = refuse_weights(prepared, self._obstacle_to_weights, dataset_name)
         if dataset_name == "train":

@@ -6,9 +6,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from datasets import Dataset, IterableDataset
+from datasets import Dataset, IterableDataset, concatenate_datasets
 from transformers import AutoConfig, GenerationConfig, TrainingArguments
-from trl.data_utils import get_dataset_column_names
+from trl.data_utils import get_dataset_column_names, is_conversational, is_conversational_from_value
 from trl.trainer.utils import global_then_local_main_first
 
 from deepfabric_trainer.config import DeepFabricSFTConfig, Preparation
@@ -17,6 +17,7 @@ from deepfabric_trainer.errors import DataFormatError
 from deepfabric_trainer.grouping import encoded_codes
 from deepfabric_trainer.prepare import encode_dataset, settle, stream_dataset, tolerated_by, write_rejected
 from deepfabric_trainer.prepare.lazy import EncodedOnDemand
+from deepfabric_trainer.prepare.writing import EXAMPLE_FEATURES
 from deepfabric_trainer.schema import conversation_key, is_conversation, is_conversational_completion
 from deepfabric_trainer.training_order import Grouping, codes_of_rows, groups, shuffled
 from deepfabric_trainer.validate import Rule
@@ -24,10 +25,15 @@ from deepfabric_trainer.validate import Rule
 logger = logging.getLogger(__name__)
 
 
-def holds_conversations(dataset: Any) -> bool:
+def holds_conversations(dataset: Any, text_column: str | None = None) -> bool:
     """Tell whether a dataset's rows are ours to encode; all others go TRL's way.
 
     Prompts with completions are ours only where TRL would train on tool results, or encode arguments twice.
+
+    Args:
+        dataset (`Dataset` or `IterableDataset`): The rows.
+        text_column (`str`, *optional*): Where it is there, and TRL would read the text in it and not the conversation
+            beside it, the rows are TRL's.
 
     Raises:
         DataFormatError: If the dataset is empty.
@@ -44,7 +50,15 @@ def holds_conversations(dataset: Any) -> bool:
         return is_conversational_completion(first) and any(_calls_tools(row["completion"]) for row in rows)
     # A row without its messages is ours to name, where TRL would look for a text in it.
     messages = first[key]
-    return is_conversation(first) or messages is None or (isinstance(messages, Sized) and not len(messages))
+    if messages is None or (isinstance(messages, Sized) and not len(messages)):
+        return True
+    read_by_trl = is_conversational({key: messages}) or is_conversational_from_value({key: messages})
+    return is_conversation(first) and (text_column not in columns or bool(read_by_trl))
+
+
+def text_column_of(args: Any) -> str | None:
+    """Return the column that TRL reads where it finds no conversation; ours are read with our own config."""
+    return None if isinstance(args, DeepFabricSFTConfig) else getattr(args, "dataset_text_field", "text")
 
 
 def trains_completions_only(dataset: Any, args: Any) -> bool:
@@ -87,6 +101,7 @@ def encoder_for(
     context_length: int | None,
     stop_token_ids: Iterable[int],
     assistant_only: bool,
+    packing: bool,
 ) -> ConversationEncoder:
     """Return the encoder that a trainer's settings ask for.
 
@@ -96,6 +111,7 @@ def encoder_for(
         context_length (`int`, *optional*): Of the model, in tokens.
         stop_token_ids (`Iterable[int]`): The ids at which the model's generation stops.
         assistant_only (`bool`): Whether a plain config asks for `assistant_only_loss`.
+        packing (`bool`): Whether TRL packs the examples.
     """
     if isinstance(args, DeepFabricSFTConfig):
         return ConversationEncoder(
@@ -111,10 +127,12 @@ def encoder_for(
             tool_seed=args.seed,
             stop_token_ids=stop_token_ids,
         )
+    # These strategies lose nothing of what is too long: it goes on in the next row.
+    goes_on = packing and args.packing_strategy in ("bfd_split", "wrapped")
     return ConversationEncoder(
         processing_class,
         train_on="assistant" if assistant_only else "all",
-        max_length=args.max_length,
+        max_length=None if goes_on else args.max_length,
         stop_token_ids=stop_token_ids,
     )
 
@@ -135,23 +153,33 @@ class TrainerRows(NamedTuple):
     account: dict[str, Any]
 
 
-def prepare_rows(dataset: Any, encoder: ConversationEncoder, args: Any, name: str) -> TrainerRows:
+def prepare_rows(
+    dataset: Any, encoder: ConversationEncoder, args: Any, name: str, *, packing: bool = False
+) -> TrainerRows:
     """Encode a trainer's dataset, write what is rejected into its output folder, and say in the log what was done.
 
-    With a plain `SFTConfig` a script that works with TRL must go on working: rows that break a rule are counted, and
-    rows that TRL would cut are left out, with a word.
+    With a plain `SFTConfig` a script that works with TRL must go on working: rows that break a rule are counted, rows
+    that TRL would cut are left out, with a word, and the columns of a dataset that is no stream stay.
+
+    Args:
+        dataset (`Dataset` or `IterableDataset`): The rows.
+        encoder (`ConversationEncoder`): From `encoder_for`.
+        args (`TrainingArguments`): Of the trainer.
+        name (`str`): What the dataset is called.
+        packing (`bool`, *optional*, defaults to `False`): Whether TRL packs the examples, which then also shuffles.
 
     Raises:
         DataFormatError: If rows cannot be trained on and the policy is to raise, or when none is left.
     """
     is_ours = isinstance(args, DeepFabricSFTConfig)
+    shuffles = args.shuffle_dataset and not packing
     on_invalid = args.on_invalid if is_ours else "raise"
     tolerated = tolerated_by(encoder) if is_ours else (Rule.TOO_LONG,)
     if isinstance(dataset, IterableDataset):
         streamed = stream_dataset(
             dataset, encoder, check=is_ours, on_invalid=on_invalid, tolerated=tolerated, name=name
         )
-        return TrainerRows(streamed.shuffle(seed=args.seed) if args.shuffle_dataset else streamed, None, {})
+        return TrainerRows(streamed.shuffle(seed=args.seed) if shuffles else streamed, None, {})
     rejected_path = Path(args.output_dir) / ("rejected.jsonl" if name == "train" else f"rejected_{name}.jsonl")
     is_main = args.process_index == 0
     wants_groups = name == "train" and groups(args)
@@ -174,11 +202,19 @@ def prepare_rows(dataset: Any, encoder: ConversationEncoder, args: Any, name: st
         logger.warning(sentence)
     account = {"rows": report.rows, "examples": report.examples, "rejected": len(report.rejected)}
     rows = report.rows_of_examples
-    if args.shuffle_dataset and not args.packing:
+    if not is_ours:
+        prepared = _beside_columns_of(dataset.select(rows), prepared)
+    if shuffles:
         prepared, order = shuffled(prepared, args.seed)
         rows = rows[order]
     grouping = Grouping(prepared, codes_of_rows(dataset, encoder)[rows], rows) if wants_groups else None
     return TrainerRows(prepared, grouping, {**account, "remarks": sentences})
+
+
+def _beside_columns_of(dataset: Dataset, prepared: Dataset) -> Dataset:
+    """Return examples with the columns of the rows that they come from, which collators of the user's may read."""
+    kept = dataset.remove_columns([name for name in dataset.column_names if name in EXAMPLE_FEATURES])
+    return concatenate_datasets([kept, prepared], axis=1) if kept.column_names else prepared
 
 
 def is_encoded(dataset: Any) -> bool:

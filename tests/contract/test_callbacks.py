@@ -122,3 +122,12 @@ def test_picklable_before_and_after_a_run(kind, make, make_sft_trainer, tool_row
     trainer = make_sft_trainer(tool_rows, callbacks=[again], **train_options(tool_rows))
     trainer.train()
     assert trainer.state.global_step == 2
+
+
+@pytest.mark.slow
+def test_a_checkpoint_written_without_it_is_resumed_and_saved_again(kind, make, make_sft_trainer, tool_rows):
+    saves = {"save_strategy": "steps", "save_steps": 1, **train_options(tool_rows)}
+    make_sft_trainer(tool_rows, max_steps=1, **saves).train()
+    trainer = make_sft_trainer(tool_rows, callbacks=[make(kind)], max_steps=2, **saves)
+    trainer.train(resume_from_checkpoint=True)
+    assert trainer.state.global_step == 2
