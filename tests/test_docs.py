@@ -96,9 +96,9 @@ def test_the_readmes_row_is_a_good_row() -> None:
 def test_paths_that_the_documents_name_exist() -> None:
     for document in ("README.md", "CONTRIBUTING.md"):
         text = (ROOT / document).read_text(encoding="utf-8")
-        for path in re.findall(r"(?:deepfabric_trainer|examples|callbacks|collators)/[\w/.]+", text):
+        for path in re.findall(r"(?:deepfabric_trainer|examples|callbacks|collators)/[\w/.-]+", text):
             assert (ROOT / path.rstrip(".")).exists(), f"{document} names {path}"
-        for link in re.findall(r"\]\((docs/[\w/.]+)", text):
+        for link in re.findall(r"\]\((docs/[\w/.-]+)", text):
             assert (ROOT / link).exists(), f"{document} links to {link}"
 
 
