@@ -32,15 +32,22 @@ def test_the_readmes_code_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.
     assert (tmp_path / "runs" / "first").is_dir()
 
 
+def run_only_block(page: str, config: str, options: str) -> dict[str, Any]:
+    """Run the code of a page, with more options behind the beginning of its config; return its names."""
+    (block,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    tokenizer = tiny_tokenizer()
+    names = {"model": tiny_model(tokenizer), "tokenizer": tokenizer, "rows": tool_rows(), "Dataset": Dataset}
+    assert config in block
+    exec(block.replace(config, config + options), names)
+    return names
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_the_code_on_the_page_of_batches_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = (ROOT / "docs" / "batches.md").read_text(encoding="utf-8")
-    (block,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
     monkeypatch.chdir(tmp_path)
-    tokenizer = tiny_tokenizer()
-    names = {"model": tiny_model(tokenizer), "tokenizer": tokenizer, "rows": tool_rows(), "Dataset": Dataset}
-    exec(block.replace('("runs/own", ', '("runs/own", use_cpu=True, report_to="none", '), names)
+    names = run_only_block(page, '("runs/own", ', 'use_cpu=True, report_to="none", ')
     assert names["trainer"].state.global_step == 2
 
 
@@ -48,11 +55,8 @@ def test_the_code_on_the_page_of_batches_runs_as_it_stands(tmp_path: Path, monke
 @pytest.mark.filterwarnings("ignore")
 def test_the_code_on_the_page_of_generation_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = (ROOT / "docs" / "generation.md").read_text(encoding="utf-8")
-    (block,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
     monkeypatch.chdir(tmp_path)
-    tokenizer = tiny_tokenizer()
-    names = {"model": tiny_model(tokenizer), "tokenizer": tokenizer, "rows": tool_rows(), "Dataset": Dataset}
-    exec(block.replace('("runs/measured", ', '("runs/measured", use_cpu=True, bf16=False, report_to="none", '), names)
+    names = run_only_block(page, '"runs/measured",', ' use_cpu=True, bf16=False, report_to="none",')
     assert [result.step for result in names["generation"].results] == [0, 2]
     metrics = {key for result in names["generation"].results for key in result.metrics}
     for name in re.findall(r"`(\w+)`", " ".join(re.findall(r"^\| (`.*?) \|", page, flags=re.MULTILINE))):
@@ -75,11 +79,8 @@ def test_the_code_on_the_page_of_tool_calls_gives_what_it_says() -> None:
 @pytest.mark.filterwarnings("ignore")
 def test_the_code_on_the_page_of_logging_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = (ROOT / "docs" / "logging.md").read_text(encoding="utf-8")
-    (block,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
     monkeypatch.chdir(tmp_path)
-    tokenizer = tiny_tokenizer()
-    names = {"model": tiny_model(tokenizer), "tokenizer": tokenizer, "rows": tool_rows(), "Dataset": Dataset}
-    exec(block.replace('("runs/logged", ', '("runs/logged", use_cpu=True, '), names)
+    run_only_block(page, '("runs/logged", ', "use_cpu=True, ")
     for name in ("metrics", "events"):
         lines = (tmp_path / "runs" / "logged" / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
         fields = {field for line in lines for field in json.loads(line)}

@@ -214,8 +214,12 @@ def test_picklable_in_a_run(open_terminal, run):
     open_terminal()
     subject = run()
     subject.tell("train_begin")
-    pickle.loads(pickle.dumps(subject.callback)).on_train_end(None, subject.state, None)
+    copy = pickle.loads(pickle.dumps(subject.callback))
+    copy.on_train_end(None, subject.state, None)
+    assert copy._display is None
+    assert subject.callback._display is not None, "the terminal stays with the run"
     subject.tell("train_end")
+    assert subject.callback._display is None
 
 
 @pytest.mark.slow
