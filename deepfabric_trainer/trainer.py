@@ -23,16 +23,13 @@ from deepfabric_trainer.run_callbacks import add_own_callbacks, ask_for_metrics,
 from deepfabric_trainer.steps import OptimizerStep
 from deepfabric_trainer.training_order import Grouping, find_sampler
 from deepfabric_trainer.training_rows import (
-    check_encoded,
     drop_untrained,
-    encoder_for,
     facts_of,
     holds_conversations,
     is_encoded,
-    prepare_rows,
+    own_examples,
     rows_to_generate,
     text_column_of,
-    trains_completions_only,
     without_assistant_only_loss,
 )
 
@@ -86,9 +83,9 @@ class DeepFabricTrainer(SFTTrainer):
         if args is None:
             name = model if isinstance(model, str) else model.config.name_or_path
             args = DeepFabricSFTConfig(f"{name.rstrip('/').split('/')[-1] or 'model'}-SFT")
-        self._context_length, self._stop_token_ids = facts_of(model, args)
+        self._facts = facts_of(model, args)
         if isinstance(args, DeepFabricSFTConfig) and args.packing and args.max_length is None:
-            args.max_length = self._context_length
+            args.max_length = self._facts.context_length
         warn_of_missing_cpu_processes()
         is_ours = isinstance(args, DeepFabricSFTConfig)
         # The parent refuses all else, by its type.
@@ -251,22 +248,20 @@ class DeepFabricTrainer(SFTTrainer):
         formatting_func: Callable[[dict[str, Any]], str] | None,
         dataset_name: str,
     ) -> Any:
-        if formatting_func is None and isinstance(args, DeepFabricSFTConfig) and not packing and is_encoded(dataset):
-            prepared, grouping, account = check_encoded(dataset, args, dataset_name)
-        elif formatting_func is not None or not holds_conversations(dataset, text_column_of(args)):
+        own = own_examples(
+            dataset,
+            processing_class,
+            args,
+            dataset_name,
+            self._facts,
+            assistant_only=self._assistant_only,
+            packing=packing,
+            formatting_func=formatting_func,
+        )
+        if own is None:
             dataset = refuse_weights(dataset, self._obstacle_to_weights, dataset_name)
             return super()._prepare_dataset(dataset, processing_class, args, packing, formatting_func, dataset_name)
-        else:
-            encoder = encoder_for(
-                processing_class,
-                args,
-                context_length=self._context_length,
-                stop_token_ids=self._stop_token_ids,
-                assistant_only=self._assistant_only or trains_completions_only(dataset, args),
-                packing=packing,
-            )
-            prepared, grouping, account = prepare_rows(dataset, encoder, args, dataset_name, packing=packing)
-        self._accounts[dataset_name] = account
+        prepared, grouping, self._accounts[dataset_name] = own
         prepared = refuse_weights(prepared, self._obstacle_to_weights, dataset_name)
         if dataset_name == "train":
             self._grouping = None if grouping is None else replace(grouping, dataset=prepared)
