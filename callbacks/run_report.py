@@ -147,7 +147,10 @@ class RunReportCallback(TrainerCallback):
         if self._unfinished is not None:
             self._unfinished.settle()
             self._unfinished = None
-            self._end(in_one_line(error))
+            if isinstance(error, KeyboardInterrupt | SystemExit):
+                self._end(str(error) or in_one_line(error), RunStatus.INTERRUPTED)
+            else:
+                self._end(in_one_line(error))
 
     def _forget(self) -> None:
         self._run = None
@@ -169,10 +172,10 @@ class RunReportCallback(TrainerCallback):
         if self._file_there() == self._found:
             self._end(last_error())
 
-    def _end(self, error: str | None) -> None:
+    def _end(self, error: str | None, status: RunStatus = RunStatus.ENDED) -> None:
         if self._run is not None:
             self._run.told(self._journal.rest())
-            self._write(RunStatus.ENDED, error)
+            self._write(status, error)
 
     def _file_there(self) -> tuple[int, int] | None:
         """Return what tells the page in the folder from one that another run writes there."""

@@ -196,7 +196,7 @@ def _defect_of_zip(path: Path) -> str | None:
         magic = file.read(len(_ZIP_MAGIC))
     if not magic:
         return "is empty"
-    return "is cut off or damaged" if magic == _ZIP_MAGIC and not zipfile.is_zipfile(path) else None
+    return "is cut off or damaged" if _ZIP_MAGIC.startswith(magic) and not zipfile.is_zipfile(path) else None
 
 
 def _files(folder: Path) -> Iterator[Path]:
