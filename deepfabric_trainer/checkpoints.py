@@ -78,11 +78,11 @@ def find_defect(folder: Path) -> str | None:
     return None
 
 
-def checkpoints_of(run: Path) -> list[Path]:
+def checkpoints_of(run: str | Path) -> list[Path]:
     """Return the checkpoints in a run's folder, whole or not, the newest first, by their steps."""
-    if not run.is_dir():
+    if not Path(run).is_dir():
         return []
-    found = [path for path in run.iterdir() if _NAME.fullmatch(path.name) and path.is_dir()]
+    found = [path for path in Path(run).iterdir() if _NAME.fullmatch(path.name) and path.is_dir()]
     return sorted(found, key=lambda path: -int(path.name.rpartition("-")[2]))
 
 

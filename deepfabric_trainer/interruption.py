@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 _REPEATED = 2.0
 """Seconds in which a signal that comes again is the same: terminals and launchers both pass one on."""
-_DEFAULTS = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+_DEFAULTS: dict[signal.Signals, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
 
 
 class TrainingTerminated(SystemExit):

@@ -122,7 +122,12 @@ def test_a_checkpoint_of_the_step_is_not_written_twice(make: Any, tmp_path: Path
     trainer = make(signal.SIGINT, save_steps=2)
     saved = []
     save = trainer._save_checkpoint
-    trainer._save_checkpoint = lambda *args: (saved.append(trainer.state.global_step), save(*args))
+
+    def counted(*args: Any) -> None:
+        saved.append(trainer.state.global_step)
+        save(*args)
+
+    trainer._save_checkpoint = counted
     with pytest.raises(KeyboardInterrupt, match="checkpoint-2 is saved"):
         trainer.train()
     assert saved == [2]

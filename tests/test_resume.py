@@ -2,7 +2,10 @@
 
 import json
 import multiprocessing
+import os
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +13,9 @@ from typing import Any
 import pytest
 import torch
 
-from tests.fixtures.killed_run import Spec, run
+from deepfabric_trainer.checkpoints import checkpoints_of, find_defect
+from tests.fixtures.killed_run import Spec, as_argument, run
+from tests.fixtures.processes import ROOT
 
 pytestmark = pytest.mark.slow
 
@@ -46,12 +51,13 @@ def whole(processes: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     return whole
 
 
-def ends(processes: Any, folder: Path, spec: Spec) -> int:
+def ends(processes: Any, folder: Path, spec: Spec) -> int | None:
     """Run in a process of its own; return its exit code."""
     process = processes.Process(target=run, args=(folder, spec))
     process.start()
     process.join(300)
-    return process.exitcode
+    exit_code: int | None = process.exitcode
+    return exit_code
 
 
 def left_in(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -86,3 +92,37 @@ def test_a_killed_run_goes_on_to_the_same_end(
     assert ends(processes, tmp_path, spec) == -signal.SIGKILL
     assert ends(processes, tmp_path, replace(KINDS[kind], resume=True)) == 0
     assert_same(left_in(tmp_path), whole(kind))
+
+
+def test_two_processes_are_interrupted_then_killed_and_go_on_to_the_same_end(tmp_path: Path) -> None:
+    """Only the second process gets the signals; all save, and all end."""
+    spec = Spec(options={"max_steps": 7})
+    assert launch(tmp_path / "whole", spec)[0] == 0
+    folder = tmp_path / "ended"
+    code, text = launch(folder, replace(spec, at="step", step=3, signal=signal.SIGTERM, rank=1))
+    assert code != 0
+    assert "SIGTERM ended the training after step 3 of 7; checkpoint-3 is saved" in text
+    assert find_defect(folder / "run" / "checkpoint-3") is None
+    assert json.loads((folder / "run" / "metrics.json").read_text())["status"] == "interrupted"
+    code, _ = launch(folder, replace(spec, at="substep", step=4, rank=1, resume=True))
+    assert code != 0
+    assert [path.name for path in checkpoints_of(folder / "run")] == ["checkpoint-4", "checkpoint-3", "checkpoint-2"]
+    code, text = launch(folder, replace(spec, resume=True))
+    assert code == 0, text
+    assert_same(left_in(folder), left_in(tmp_path / "whole"))
+
+
+def launch(folder: Path, spec: Spec) -> tuple[int, str]:
+    """Run in two processes; return the launcher's exit code, and what they wrote to stderr."""
+    folder.mkdir(exist_ok=True)
+    launcher = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "tests.fixtures.killed_run"]
+    done = subprocess.run(
+        [sys.executable, "-m", *launcher, str(folder), as_argument(spec)],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    return done.returncode, done.stderr
