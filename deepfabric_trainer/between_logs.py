@@ -24,7 +24,8 @@ def save_sums(trainer: Any, checkpoint: Path) -> None:
         "processes": trainer.args.world_size,
         "loss": trainer._tr_loss.item(),
         "total_loss": trainer._total_loss_scalar,
-        "first_step": trainer._initial_global_step,
+        "first_step": trainer._sums_from,
+        "is_in_training_mode": trainer.model.training,
         "last_logged_step": trainer._globalstep_last_logged,
         "metrics": dict(trainer._metrics["train"]),
         "num_tokens": trainer._total_train_tokens,
@@ -52,6 +53,7 @@ def restore_sums(trainer: Any, checkpoint: Path) -> int:
     trainer._step.computed_tokens = int(sums.get("num_computed_tokens", logged.get("num_computed_tokens", 0)))
     if sums.get("processes") != trainer.args.world_size:
         return int(trainer._initial_global_step)
+    trainer.model.train(sums["is_in_training_mode"])  # TRL's last log asks for it, also of a run that is at its end
     trainer._tr_loss.fill_(sums["loss"])
     trainer._total_loss_scalar = sums["total_loss"]
     trainer._globalstep_last_logged = sums["last_logged_step"]

@@ -29,6 +29,7 @@ class ResumableTrainer(SFTTrainer):
     _interruption = Interruption()
     _is_in_step = False
     _is_saving = False
+    _owes_save = False
     _sums_from = 0
     """The step from which the sum of the losses goes."""
 
@@ -130,10 +131,13 @@ class ResumableTrainer(SFTTrainer):
 
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
         """Do as the parent does after a step or an epoch; end here if a signal asks for it."""
+        # What is done at an epoch's end belongs into the checkpoint of its last step: nobody does it after a resume.
+        is_followed = self._is_in_step and (self.control.should_training_stop or float(self.state.epoch).is_integer())
+        self.control.should_save |= self._owes_save
+        self._owes_save = is_followed and self.control.should_save
+        self.control.should_save &= not is_followed
         super()._maybe_log_save_evaluate(*args, **kwargs)
-        # The last step of an epoch is followed by what is done at its end, which must not get lost.
-        ends_epoch = self.state.epoch is not None and float(self.state.epoch).is_integer()
-        if not self._saves or (ends_epoch and self._is_in_step):
+        if not self._saves or is_followed:
             return
         number = self._interruption.agreed(self.accelerator)
         if number is None:

@@ -25,6 +25,7 @@ KINDS = {
     "lazy": Spec(options={"preparation": "lazy"}),
     "stream": Spec(stream=True),
     "plain": Spec(plain=True),
+    "epochs": Spec(options={"eval_strategy": "epoch", "save_steps": 3, "logging_steps": 4}),
 }
 
 
@@ -79,7 +80,9 @@ def assert_same(found: Any, expected: Any) -> None:
         ("auto", "substep", 8),
         ("auto", "save", 4),
         ("auto", "evaluation", 8),
-        ("auto", "evaluation", 10),
+        ("auto", "end", 10),
+        ("epochs", "evaluation", 6),
+        ("epochs", "end", 10),
         ("lazy", "step", 5),
         ("stream", "step", 5),
         ("plain", "save", 8),
