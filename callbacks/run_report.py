@@ -9,6 +9,7 @@ from uuid import uuid4
 
 from transformers import TrainerCallback
 
+from deepfabric_trainer.callbacks._report.earlier_reports import set_aside_other_run
 from deepfabric_trainer.callbacks._report.followed_run import FollowedRun, JournalReader, describe_data
 from deepfabric_trainer.callbacks._report.metrics_json import render_json
 from deepfabric_trainer.callbacks._report.page import render_html, render_markdown
@@ -33,7 +34,8 @@ class RunReportCallback(TrainerCallback):
     It is written after each evaluation and measurement, at logs from time to time, and at the end. When an exception
     ends the run, the page says so at once in a `DeepFabricTrainer`, elsewhere as soon as the trainer is gone or Python
     exits, unless another run has reported in the folder since; after a kill it keeps saying "running", with the time.
-    A resumed run goes on with the report in its folder.
+    A resumed run goes on with the report in its folder; that of another run gets the time of its beginning into its
+    names, as in `report.2026-01-31T12-00-00.html`.
 
     In a plain `Trainer` give this callback last, so that it sees what the others measure. Without
     [`SampleGenerationCallback`] there are no samples, and the verdict says that nothing measured tool calls. A report
@@ -81,6 +83,7 @@ class RunReportCallback(TrainerCallback):
         self._forget()
         self._journal = journal
         try:
+            set_aside_other_run(Path(args.output_dir), _PAGES, state.global_step, state.log_history)
             data = describe_data(self.trainer_data, Path(args.output_dir), train_dataloader)
             self._run = FollowedRun(args, state, model, data)
         except Exception:

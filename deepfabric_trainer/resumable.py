@@ -14,7 +14,7 @@ from trl import SFTTrainer
 
 from deepfabric_trainer.between_logs import restore_sums, save_sums
 from deepfabric_trainer.callbacks._journal import RunEvent, journal_of
-from deepfabric_trainer.checkpoints import begin_checkpoint, choose_checkpoint, find_defect, finish_checkpoint
+from deepfabric_trainer.checkpoints import begin_checkpoint, choose_checkpoint, finish_checkpoint
 from deepfabric_trainer.errors import ConfigError
 from deepfabric_trainer.interruption import Interruption
 from deepfabric_trainer.run_callbacks import put_readers_last
@@ -30,6 +30,7 @@ class ResumableTrainer(SFTTrainer):
     _is_in_step = False
     _is_saving = False
     _owes_save = False
+    _saved_step: int | None = None
     _sums_from = 0
     """The step from which the sum of the losses goes."""
 
@@ -43,7 +44,8 @@ class ResumableTrainer(SFTTrainer):
         """
         checkpoint = self._agree_on(resume_from_checkpoint)
         # transformers' own saving on SIGTERM goes first, where it is asked for.
-        signals = (signal.SIGINT,) if self.args.enable_jit_checkpoint else (signal.SIGINT, signal.SIGTERM)
+        is_just_in_time = getattr(self.args, "enable_jit_checkpoint", False)
+        signals = (signal.SIGINT,) if is_just_in_time else (signal.SIGINT, signal.SIGTERM)
         self._interruption = Interruption(signals, waits=self._saves)
         with self._interruption.watching(), self._followed(checkpoint):
             output = super().train(checkpoint, *args, **kwargs)
@@ -87,6 +89,8 @@ class ResumableTrainer(SFTTrainer):
         """Follow the parent's loop; let it begin with what the checkpoint keeps beside transformers' own."""
 
         def begin() -> None:
+            self._is_in_step = self._owes_save = False
+            self._saved_step = None
             self._sums_from = self._initial_global_step
             if checkpoint is not None:
                 self._sums_from = restore_sums(self, Path(checkpoint))
@@ -142,14 +146,14 @@ class ResumableTrainer(SFTTrainer):
         number = self._interruption.agreed(self.accelerator)
         if number is None:
             return
-        step, checkpoint = self.state.global_step, self._checkpoint_folder(args[3])
+        step = self.state.global_step
         message = f"{number.name} ended the training after step {step:,} of {self.state.max_steps:,}"
         advice = "Go on with `trainer.train(resume_from_checkpoint=True)`."
         journal_of(self.control).add(RunEvent("interrupted", step, f"{message}.", advice=advice, action="stop"))
-        if find_defect(checkpoint) is not None:
+        if self._saved_step != step:
             self.control.should_save = True
             super()._maybe_log_save_evaluate(*args, **kwargs)
-        self._interruption.end(f"{message}; {checkpoint.name} is saved; {advice[0].lower()}{advice[1:-1]}")
+        self._interruption.end(f"{message}; checkpoint-{step} is saved; {advice[0].lower()}{advice[1:-1]}")
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Save as the parent does, mark what is whole, and delete older ones only then.
@@ -167,6 +171,7 @@ class ResumableTrainer(SFTTrainer):
             finally:
                 self._is_saving, self.args.save_total_limit = False, limit
             self._finish(folder)
+        self._saved_step = self.state.global_step
         if self.args.should_save:
             rotate_checkpoints(
                 output_dir=str(folder.parent),
