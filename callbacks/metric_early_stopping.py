@@ -135,6 +135,9 @@ class MetricEarlyStoppingCallback(TrainerCallback, ExportableState):
         saved = state.stateful_callbacks.setdefault(type(self).__name__, self.state())
         if state.global_step > 0:
             self._go_on_from(saved)
+            states = saved if isinstance(saved, list) else [saved]
+            if self.stopped_step == state.global_step and self.state() in states:
+                control.should_training_stop = True  # killed between its last checkpoint and its end
         self._bare_name_counts = str(getattr(args.eval_strategy, "value", args.eval_strategy)) == "no"
 
     def on_log(

@@ -9,6 +9,7 @@ from uuid import uuid4
 
 from transformers import TrainerCallback
 
+from deepfabric_trainer.callbacks._report.earlier_reports import set_aside_other_run
 from deepfabric_trainer.callbacks._report.followed_run import FollowedRun, JournalReader, describe_data
 from deepfabric_trainer.callbacks._report.metrics_json import render_json
 from deepfabric_trainer.callbacks._report.page import render_html, render_markdown
@@ -33,7 +34,8 @@ class RunReportCallback(TrainerCallback):
     It is written after each evaluation and measurement, at logs from time to time, and at the end. When an exception
     ends the run, the page says so at once in a `DeepFabricTrainer`, elsewhere as soon as the trainer is gone or Python
     exits, unless another run has reported in the folder since; after a kill it keeps saying "running", with the time.
-    A resumed run goes on with the report in its folder.
+    A resumed run goes on with the report in its folder; that of another run gets the time of its beginning into its
+    names, as in `report.2026-01-31T12-00-00.html`.
 
     In a plain `Trainer` give this callback last, so that it sees what the others measure. Without
     [`SampleGenerationCallback`] there are no samples, and the verdict says that nothing measured tool calls. A report
@@ -81,6 +83,7 @@ class RunReportCallback(TrainerCallback):
         self._forget()
         self._journal = journal
         try:
+            set_aside_other_run(Path(args.output_dir), _PAGES, state.global_step, state.log_history)
             data = describe_data(self.trainer_data, Path(args.output_dir), train_dataloader)
             self._run = FollowedRun(args, state, model, data)
         except Exception:
@@ -147,7 +150,10 @@ class RunReportCallback(TrainerCallback):
         if self._unfinished is not None:
             self._unfinished.settle()
             self._unfinished = None
-            self._end(in_one_line(error))
+            if isinstance(error, KeyboardInterrupt | SystemExit):
+                self._end(str(error) or in_one_line(error), RunStatus.INTERRUPTED)
+            else:
+                self._end(in_one_line(error))
 
     def _forget(self) -> None:
         self._run = None
@@ -169,10 +175,10 @@ class RunReportCallback(TrainerCallback):
         if self._file_there() == self._found:
             self._end(last_error())
 
-    def _end(self, error: str | None) -> None:
+    def _end(self, error: str | None, status: RunStatus = RunStatus.ENDED) -> None:
         if self._run is not None:
             self._run.told(self._journal.rest())
-            self._write(RunStatus.ENDED, error)
+            self._write(status, error)
 
     def _file_there(self) -> tuple[int, int] | None:
         """Return what tells the page in the folder from one that another run writes there."""

@@ -92,8 +92,7 @@ class TrainingHealthCallback(TrainerCallback, ExportableState):
         saved: dict[str, Any] = {}
         name = type(self).__name__
         if state.global_step > 0:
-            kept = state.stateful_callbacks.get(name, {})
-            saved = (kept[0] if isinstance(kept, list) else kept).get("attributes", {}).get("last_state", {})
+            saved = self._newest(state.stateful_callbacks.get(name, []))
         # The trainer cannot save its next checkpoint where the one that it goes on from lacks a callback's state.
         state.stateful_callbacks.setdefault(name, self.state())
         self.settings.refuse_unsupported(kwargs.get("optimizer"))
@@ -159,6 +158,16 @@ class TrainingHealthCallback(TrainerCallback, ExportableState):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "last_state": self.state()["attributes"]["last_state"], "_run": None}
+
+    def _newest(self, kept: Any) -> dict[str, Any]:
+        """Return the newest state of a callback with these settings, or else of any.
+
+        Of several callbacks transformers keeps a list, to which each checkpoint adds their states at the end.
+        """
+        states = kept if isinstance(kept, list) else [kept]
+        same = [state for state in states if state.get("args") == self.state()["args"]]
+        newest = (same or states or [{}])[-1]
+        return dict(newest.get("attributes", {}).get("last_state", {}))
 
     def _idle(self) -> None:
         if self._run is not None:

@@ -6,7 +6,8 @@ Exception
     ├── ConfigError        (also a ValueError)  a setting, or a combination of settings, that cannot work
     ├── DataFormatError    (also a ValueError)  a row, a message or a tool that is not what it should be
     │   └── RowTooLongError                     a row that does not fit into `max_length`
-    └── TemplateError      (also a ValueError)  a chat template that drops or changes what must be trained
+    ├── TemplateError      (also a ValueError)  a chat template that drops or changes what must be trained
+    └── CheckpointError    (also an OSError)    a checkpoint or a model that cannot be written
 ```
 
 A message says what was found and where, what was expected, and the edit that fixes it.
@@ -65,6 +66,10 @@ class RowTooLongError(DataFormatError):
 
 class TemplateError(DeepFabricTrainerError, ValueError):
     """A chat template that drops or changes what must be trained."""
+
+
+class CheckpointError(DeepFabricTrainerError, OSError):
+    """A checkpoint, or a model, that cannot be written."""
 
 
 def _rebuild(

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from datasets import Dataset, IterableDataset
 from transformers import TrainerCallback, TrainingArguments
-from trl import SFTTrainer
 
 from deepfabric_trainer.batches import checked, choose_collator, padded_like, with_regions
 from deepfabric_trainer.collators.tree_attention import tree_attention
@@ -19,6 +18,7 @@ from deepfabric_trainer.launch import warn_of_missing_cpu_processes
 from deepfabric_trainer.loss import mean_weight, weigh
 from deepfabric_trainer.loss_settings import columns_beside_labels, find_obstacle, refuse_weights, weights_for_collator
 from deepfabric_trainer.region_metrics import RegionMetrics, without_repeats
+from deepfabric_trainer.resumable import ResumableTrainer
 from deepfabric_trainer.run_callbacks import add_own_callbacks, ask_for_metrics, ending_well, give, put_readers_last
 from deepfabric_trainer.steps import OptimizerStep
 from deepfabric_trainer.training_order import Grouping, find_sampler
@@ -34,7 +34,7 @@ from deepfabric_trainer.training_rows import (
 )
 
 
-class DeepFabricTrainer(SFTTrainer):
+class DeepFabricTrainer(ResumableTrainer):
     """Drop-in for [`~trl.SFTTrainer`] that trains on exactly the right tokens of tool-calling conversations.
 
     The constructor is `SFTTrainer`'s. With a [`DeepFabricSFTConfig`] only the assistant is trained, up to the model's

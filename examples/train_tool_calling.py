@@ -6,6 +6,8 @@
     accelerate launch --num_processes 2 --cpu examples/train_tool_calling.py \
         --config examples/train_tool_calling.yaml --dataset_name_or_path rows.jsonl --model_name_or_path path/to/model
 
+With `--resume` the same command goes on where a run was killed or interrupted.
+
 Every option of `DeepFabricSFTConfig` and of trl's `ModelConfig` (LoRA, dtype) can be given, on the command line or in
 the YAML file. With evaluation rows, tool-call accuracy is measured by generation during the training.
 """
@@ -16,6 +18,7 @@ from trl import ModelConfig, TrlParser, get_peft_config
 
 from deepfabric_trainer import DeepFabricSFTConfig, DeepFabricTrainer
 from deepfabric_trainer.callbacks import MetricEarlyStoppingCallback, SampleGenerationCallback
+from deepfabric_trainer.checkpoints import checkpoints_of
 from deepfabric_trainer.launch import start_cpu_processes
 from deepfabric_trainer.rows import load_rows
 
@@ -29,6 +32,7 @@ class ScriptArguments:
     eval_generations: int = field(default=16, metadata={"help": "Turns to generate and score at each evaluation."})
     max_new_tokens: int = field(default=128, metadata={"help": "Longest generated turn in tokens."})
     patience: int = field(default=3, metadata={"help": "Evaluations without a better exact match before stopping."})
+    resume: bool = field(default=False, metadata={"help": "Go on from the newest whole checkpoint, if there is any."})
 
 
 def main() -> None:
@@ -53,7 +57,7 @@ def main() -> None:
         callbacks=callbacks,
         peft_config=get_peft_config(model),
     )
-    trainer.train()
+    trainer.train(resume_from_checkpoint=script.resume and bool(checkpoints_of(args.output_dir)))
     trainer.save_model()
     trainer.save_state()
 

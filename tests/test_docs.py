@@ -123,3 +123,15 @@ def test_the_page_of_rules_lists_every_rule_with_its_meaning() -> None:
     assert re.findall(r"^\| `([\w-]+)` \| .* \| (.*) \|$", page, flags=re.MULTILINE) == [
         (rule.value, rule.meaning) for rule in Rule
     ]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_the_code_on_the_page_of_resuming_begins_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (ROOT / "docs" / "resume.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    options = 'use_cpu=True, bf16=False, report_to="none", '
+    run_only_block(page, '("runs/long", ', options)
+    names = run_only_block(page.replace("max_steps=2", "max_steps=3"), '("runs/long", ', options)
+    assert [entry["step"] for entry in names["trainer"].state.log_history][-1] == 3
+    assert [event["kind"] for event in json.loads(Path("runs/long/metrics.json").read_text())["events"]] == ["resumed"]

@@ -13,6 +13,13 @@ def test_each_error_is_ours_and_a_value_error(kind: type[errors.DeepFabricTraine
     assert issubclass(kind, ValueError)
 
 
+def test_a_save_that_fails_is_ours_and_an_error_of_the_system() -> None:
+    error = pickle.loads(pickle.dumps(errors.CheckpointError("the disk is full", fix="free space", where="out")))
+    assert isinstance(error, errors.DeepFabricTrainerError)
+    assert isinstance(error, OSError)
+    assert str(error) == "out: the disk is full. To fix it: free space."
+
+
 def test_the_message_says_where_what_was_expected_and_how_to_fix_it() -> None:
     error = errors.DataFormatError(
         "the role is None", expected="a role", fix="name the role", where="row 3", path="messages[1].role"

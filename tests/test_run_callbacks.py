@@ -128,7 +128,7 @@ def test_the_report_says_at_once_what_ended_the_training(make: Any, tmp_path: Pa
     with pytest.raises(KeyboardInterrupt):
         trainer.train()
     report = json.loads((tmp_path / "run" / "metrics.json").read_text())
-    assert (report["status"], report["error"]) == ("ended unexpectedly", "KeyboardInterrupt")
+    assert (report["status"], report["error"]) == ("interrupted", "KeyboardInterrupt")
 
 
 def test_streams_that_know_nothing_of_terminals_do_not_matter(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:

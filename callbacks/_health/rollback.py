@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -40,12 +41,32 @@ class RollbackPoint:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = self.path.with_suffix(".tmp")
         kept = {
+            "step": step,
+            "factor": factor,
             "weights": {name: parameter.detach() for name, parameter in _trained(model)},
             "optimizer": optimizer.state_dict(),
             "scheduler": None if scheduler is None else scheduler.state_dict(),
         }
         torch.save(kept, unfinished)
         unfinished.replace(self.path)
+
+    def finds(self, step: int | None) -> bool:
+        """Return whether an earlier start of the run has left the file of a step, which then is the one to go back to.
+
+        Args:
+            step (`int`, *optional*): What `step` was when the checkpoint was written that the run goes on from.
+        """
+        if step is None or not self.path.exists():
+            return False
+        try:
+            kept = torch.load(self.path, map_location="cpu", weights_only=True, mmap=True)
+            found, factor = kept["step"], kept["factor"]
+        except (OSError, RuntimeError, KeyError, UnpicklingError):
+            return False
+        if found != step:
+            return False
+        self.step, self._factor = step, factor
+        return True
 
     def restore(self, model: Any, optimizer: Any, scheduler: Any, *, factor: float) -> None:
         """Put weights, optimizer and schedule back, with the learning rate of the run multiplied by `factor`."""

@@ -67,15 +67,16 @@ class HealthRun:
         self._memory_seen = float("-inf")
         self._searched = 0.0
         self._pending: list[Finding] = []
-        self._skipped = 0
+        self._skipped: int = saved.get("skipped", 0)
         self._is_blind = False
-        self._last_trouble = state.global_step - _QUIET_STEPS
+        self._last_trouble: int = saved.get("last_trouble", state.global_step - _QUIET_STEPS)
         self._sees_gradients = False
         self._point: RollbackPoint | None = None
         if settings.rolls_back and parts.get("optimizer") is not None:
             path = Path(args.output_dir) / f"health-rollback-{platform.node()}.pt"
             self._point = RollbackPoint(path, writes=args.local_process_index == 0)
-            self._keep(state, parts)
+            if not self._point.finds(saved.get("rollback_step")):
+                self._keep(state, parts)
 
     def state(self) -> dict[str, Any]:
         """Return what a resumed run goes on with, as JSON can hold it."""
@@ -84,6 +85,9 @@ class HealthRun:
             "counts": dict(self.reporter.counts),
             "rollbacks": self.rollbacks,
             "lr_factor": self.lr_factor,
+            "skipped": self._skipped,
+            "last_trouble": self._last_trouble,
+            "rollback_step": None if self._point is None else self._point.step,
         }
 
     def idle(self) -> None:

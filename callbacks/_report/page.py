@@ -125,7 +125,7 @@ def advice_for(record: RunRecord) -> list[Advice]:
             )
         )
     chosen = record.best_checkpoint or last
-    if chosen is None and record.status is RunStatus.ENDED:
+    if chosen is None and record.status in (RunStatus.ENDED, RunStatus.INTERRUPTED):
         text = "No checkpoint was saved, so a new run begins anew; with these settings it keeps some:"
         return [Advice(text, 'save_strategy="steps", save_steps=100')]
     if chosen is None:

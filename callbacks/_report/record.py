@@ -23,8 +23,10 @@ class RunStatus(StrEnum):
     """It goes on, or it was killed without a chance to say so."""
     FINISHED = "finished"
     """It came to its end, or was stopped early."""
+    INTERRUPTED = "interrupted"
+    """A signal or an exit that somebody asked for ended it."""
     ENDED = "ended unexpectedly"
-    """An exception or an exit ended it."""
+    """An exception ended it."""
 
 
 @dataclass(frozen=True)

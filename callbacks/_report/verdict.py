@@ -70,9 +70,10 @@ def verdict_of(record: RunRecord) -> Verdict:
 def _where_it_stands(record: RunRecord) -> str:
     if record.status is RunStatus.RUNNING:
         return f"Not finished (step {record.step:,} of {record.max_steps:,}). "
-    if record.status is RunStatus.ENDED:
+    if record.status is not RunStatus.FINISHED:
+        how = "was interrupted" if record.status is RunStatus.INTERRUPTED else "ended unexpectedly"
         cause = f" ({record.error})" if record.error else ""
-        return f"The run ended unexpectedly at step {record.step:,} of {record.max_steps:,}{cause}. "
+        return f"The run {how} at step {record.step:,} of {record.max_steps:,}{cause}. "
     return ""
 
 

@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from deepfabric_trainer.errors import DeepFabricTrainerError
 
 _USAGE_ERROR = 2
+_INTERRUPTED = 130
+"""What shells call the end by SIGINT; that by SIGTERM is 143."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -20,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         `int`: The exit code: 0 when all is well, 1 when `check` found broken rows or `preview` could show none, 2 when
-        the command could not be run as it was given.
+        the command could not be run as it was given, 130 after SIGINT; `train` exits with 143 after SIGTERM.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["train"]:  # its options are those of the config, parsed by TRL's parser
@@ -58,6 +60,9 @@ def _guarded(command: Callable[[], int]) -> int:
     except DeepFabricTrainerError as error:
         print(f"deepfabric-trainer: {error}", file=sys.stderr)
         return _USAGE_ERROR
+    except KeyboardInterrupt as interruption:
+        print(f"deepfabric-trainer: {interruption}".removesuffix(": "), file=sys.stderr)
+        return _INTERRUPTED
     except BrokenPipeError:  # somebody read enough of the output, `head` say
         sys.stderr.close()
         return 0

@@ -9,6 +9,7 @@ from transformers import AutoConfig
 from trl import ModelConfig, TrlParser, get_peft_config
 
 from deepfabric_trainer.callbacks.sample_generation import SampleGenerationCallback
+from deepfabric_trainer.checkpoints import checkpoints_of
 from deepfabric_trainer.config import DeepFabricSFTConfig
 from deepfabric_trainer.errors import ConfigError
 from deepfabric_trainer.rows import load_rows
@@ -24,6 +25,8 @@ class DataArguments:
         eval_dataset_name_or_path (`str`, *optional*): Evaluation rows, likewise.
         eval_generations (`int`, *optional*, defaults to 32): Turns to generate and score at each evaluation.
         max_new_tokens (`int`, *optional*, defaults to 256): Longest generated turn (tokens).
+        resume (`bool`, *optional*, defaults to `False`): Go on from the newest whole checkpoint in the output folder;
+            begin where there is none yet. `resume_from_checkpoint` names one.
     """
 
     dataset_name_or_path: str = field(
@@ -36,6 +39,10 @@ class DataArguments:
         default=32, metadata={"help": "Turns to generate and score at each evaluation; 0 for none."}
     )
     max_new_tokens: int = field(default=256, metadata={"help": "Longest generated turn in tokens."})
+    resume: bool = field(
+        default=False,
+        metadata={"help": "Go on from the newest whole checkpoint in the output folder; begin where there is none."},
+    )
 
 
 def train(argv: Sequence[str]) -> int:
@@ -43,6 +50,11 @@ def train(argv: Sequence[str]) -> int:
 
     Returns:
         `int`: 0 when the run came to its end.
+
+    Raises:
+        ConfigError: If settings, model, data or checkpoint are not what they should be.
+        KeyboardInterrupt: After SIGINT.
+        TrainingTerminated: After SIGTERM; Python exits with 143.
     """
     parser = TrlParser(
         (DataArguments, DeepFabricSFTConfig, ModelConfig),
@@ -56,7 +68,8 @@ def train(argv: Sequence[str]) -> int:
     if model.model_name_or_path is None:
         raise ConfigError("no model is given", fix="add --model_name_or_path, a folder or a name on the Hub")
     trainer = build_trainer(data, args, model)
-    trainer.train()
+    goes_on = data.resume and bool(checkpoints_of(args.output_dir))
+    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint or goes_on)
     trainer.save_model()
     trainer.save_state()
     return 0

@@ -8,7 +8,7 @@ import pytest
 import torch
 from datasets import Dataset
 from safetensors.torch import load_file
-from transformers import TrainerCallback, TrainerControl, TrainerState
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import SFTConfig, SFTTrainer
 
 from deepfabric_trainer import DeepFabricSFTConfig, DeepFabricTrainer
@@ -395,3 +395,20 @@ def test_survives_a_resume(make_sft_trainer, tool_rows, caplog, restore):
         trainer.train(resume_from_checkpoint=True)
     assert trainer.state.global_step == 4
     assert "has not been better than 0.5 (step 1) for 3 evaluations" in caplog.text
+
+
+@pytest.mark.parametrize(("patience", "stops"), [(1, True), (2, False)])
+def test_a_run_that_was_killed_after_its_stop_is_at_its_end(patience, stops):
+    """With more patience than it had, it goes on."""
+    before = MetricEarlyStoppingCallback("eval_loss", mode="min", patience=1)
+    state = TrainerState(global_step=4)
+    control = TrainerControl()
+    before.on_train_begin(TrainingArguments(), TrainerState(), control)
+    for step, loss in ((2, 1.0), (4, 2.0)):
+        before.on_evaluate(None, TrainerState(global_step=step), control, metrics={"eval_loss": loss})
+    assert control.should_training_stop
+    state.stateful_callbacks["MetricEarlyStoppingCallback"] = before.state()
+    control = TrainerControl()
+    after = MetricEarlyStoppingCallback("eval_loss", mode="min", patience=patience)
+    after.on_train_begin(TrainingArguments(), state, control)
+    assert control.should_training_stop == stops

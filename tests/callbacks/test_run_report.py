@@ -1,4 +1,5 @@
 import json
+import math
 import os
 import pickle
 import re
@@ -305,6 +306,23 @@ class TestSeveralRuns:
         run.tell("train_end")
         assert read(tmp_path)["events"] == []
         assert read(tmp_path)["history"] == []
+
+    @pytest.mark.parametrize("history", [[], [{"step": 1, "loss": 9.0}]])
+    def test_the_report_of_another_run_is_kept(self, tmp_path, history):
+        first = Run(tmp_path, RunReportCallback(every_seconds=0))
+        first.step(loss=3.0)
+        first.step(loss=math.nan)
+        first.tell("train_end")
+        before = read(tmp_path)
+        other = Run(tmp_path, RunReportCallback(every_seconds=0), step=len(history))
+        other.state.log_history.extend(history)
+        other.tell("train_begin")
+        other.step(loss=5.0)
+        other.tell("train_end")
+        stamp = before["started"][:19].replace(":", "-")
+        assert json.loads((tmp_path / f"metrics.{stamp}.json").read_text()) == before
+        assert len(list(tmp_path.glob(f"report.{stamp}.*"))) == 2
+        assert [entry["loss"] for entry in read(tmp_path)["history"]] == [*(one["loss"] for one in history), 5.0]
 
     def test_picklable_in_a_run(self, tmp_path):
         run = Run(tmp_path, RunReportCallback(every_seconds=7))

@@ -4,8 +4,11 @@ import copy
 import logging
 import math
 import pickle
+import platform
 import random
+import shutil
 import time
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -636,3 +639,52 @@ def test_survives_a_resume(make_trainer, make_poisoned):
     kept = callback.state()["attributes"]["last_state"]
     assert (kept["rollbacks"], kept["lr_factor"]) == (1, 0.5)
     assert kept["monitor"]["loss_spikes"]["seen"] == 23
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("restore", [False, True])
+def test_of_two_each_goes_on_from_its_newest_state(make_trainer, make_tiny_model, restore):
+    options = {"save_strategy": "steps", "save_steps": 2, "restore_callback_states_from_checkpoint": restore}
+    policies: list[dict[str, str]] = [{}, {"nan": "skip_step"}]
+    first = make_trainer(encoded(16), *map(TrainingHealthCallback, policies), model=make_tiny_model(), **options)
+    first.args.max_steps = 6
+    first.train()
+    second = make_trainer(encoded(16), *map(TrainingHealthCallback, policies), model=make_tiny_model(), **options)
+    second.train(resume_from_checkpoint=True)
+    watching = [each for each in second.callback_handler.callbacks if isinstance(each, TrainingHealthCallback)]
+    seen_steps = [each.state()["attributes"]["last_state"]["monitor"]["loss_spikes"]["seen"] for each in watching]
+    assert seen_steps == [8, 8]
+
+
+@pytest.mark.slow
+def test_goes_back_to_the_weights_that_were_kept_before_the_resume(make_trainer, make_poisoned, tmp_path):
+    """The state to go back to is older than the checkpoint: it is in its file, not in the weights of the resume."""
+
+    def train(folder: Path, steps: int, *more: TrainerCallback, resume: bool = False) -> Trainer:
+        callback = TrainingHealthCallback({"nan": "rollback"})
+        options = {"save_strategy": "steps", "save_steps": 15, "output_dir": str(folder)}
+        rows = with_poison(encoded(40), 35)
+        trainer = make_trainer(rows, callback, *more, model=make_poisoned(), lr_scheduler_type="constant", **options)
+        trainer.args.max_steps = steps
+        trainer.train(resume_from_checkpoint=resume)
+        return trainer
+
+    whole = train(tmp_path / "whole", 20)
+    point = tmp_path / "killed" / f"health-rollback-{platform.node()}.pt"
+    train(tmp_path / "killed", 15, KeepsFile(point, tmp_path / "kept"))
+    (tmp_path / "kept").rename(point)  # a kill leaves it there
+    resumed = train(tmp_path / "killed", 20, resume=True)
+    for trainer in (whole, resumed):
+        assert [event.message.partition(" again")[0] for event in events(trainer)] == [
+            "the loss is nan; the weights are those after step 0"
+        ]
+    assert same(weights(resumed.model), weights(whole.model))
+    assert not point.exists()
+
+
+class KeepsFile(TrainerCallback):
+    def __init__(self, path: Path, copy: Path) -> None:
+        self.path, self.copy = path, copy
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        shutil.copy(self.path, self.copy)

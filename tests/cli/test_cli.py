@@ -1,4 +1,6 @@
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -6,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from deepfabric_trainer import DeepFabricTrainer
 from deepfabric_trainer.cli import main
 from tests.fixtures.tiny import TOOLS, tiny_tokenizer, tool_rows
 
@@ -298,3 +301,27 @@ def test_analyze_prints_what_is_in_a_dataset(
 def test_analyze_prints_json(rows_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["analyze", str(rows_file), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["calls_by_tool"] == {"get_weather": 7, "send_mail": 1}
+
+
+@pytest.mark.slow
+def test_train_that_is_interrupted_gives_130_and_goes_on_with_resume(
+    tmp_path: Path,
+    rows_file: Path,
+    model_folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    options = ["--dataset_name_or_path", str(rows_file), "--model_name_or_path", str(model_folder), "--use_cpu"]
+    options += ["--output_dir", str(tmp_path / "out"), "--bf16", "false", "--report_to", "none", "--max_steps", "3"]
+    step = DeepFabricTrainer.training_step
+
+    def interrupted(self: Any, *args: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        return step(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DeepFabricTrainer, "training_step", interrupted)
+        assert main(["train", *options, "--resume"]) == 130
+    assert "deepfabric-trainer: SIGINT ended the training after step 1 of 3" in capsys.readouterr().err
+    assert main(["train", *options, "--resume"]) == 0
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["events"][-1]["kind"] == "resumed"

@@ -18,7 +18,9 @@ pytestmark = [
 
 TRAINERS = (SFTTrainer, DeepFabricTrainer)
 SAVED = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2, "save_only_model": False}
-OWN_FILES = {"report.html", "report.md", "metrics.json"}
+OWN_FILES = {"report.html", "report.md", "metrics.json"} | {
+    f"checkpoint-{step}/{name}" for step in (2, 4) for name in ("checkpoint_files.json", "between_logs_0.json")
+}
 
 
 def losses(run: Run) -> list[float]:

@@ -1,0 +1,74 @@
+"""What to say when the model or a checkpoint cannot be written."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from deepfabric_trainer.checkpoints import newest_whole
+from deepfabric_trainer.errors import CheckpointError
+
+_OF_TORCH = ("PytorchStreamWriter", "inline_container")
+"""Where `torch.save` says in a `RuntimeError` that a file does not take what it writes."""
+
+
+@contextmanager
+def explaining_failed_saves(folder: Path, *, is_checkpoint: bool = False) -> Iterator[None]:
+    """Explain what keeps a folder from being written, and remove a checkpoint that could not be completed.
+
+    Args:
+        folder (`Path`): What is written.
+        is_checkpoint (`bool`): Whether it is a checkpoint, begun by this process, or else a model.
+
+    Raises:
+        CheckpointError: If files cannot be written.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        cause = _cause(error)
+        if cause is None:
+            raise
+        free = _free_space(folder)
+        if is_checkpoint:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise _explanation(folder, cause, free, is_checkpoint=is_checkpoint) from error
+
+
+def _cause(error: Exception) -> str | None:
+    """Return what kept a file from being written, `None` if the error is about something else."""
+    if isinstance(error, CheckpointError):
+        return None
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    if isinstance(error, SafetensorError) or any(word in str(error) for word in _OF_TORCH):
+        return str(error).strip().splitlines()[0]
+    return None
+
+
+def _explanation(folder: Path, cause: str, free: int | None, *, is_checkpoint: bool) -> CheckpointError:
+    last, _ = newest_whole(folder.parent) if is_checkpoint else (None, {})
+    found = cause if free is None else f"{cause} ({_in_mb(free)} are free)"
+    fix = "free space or write to another disk"
+    if is_checkpoint:
+        fix += ", keep fewer checkpoints (`save_total_limit`)"
+    if last is not None:
+        fix += f", and go on from {last.name} with `trainer.train(resume_from_checkpoint=True)`"
+    what = "the checkpoint" if is_checkpoint else "the model"
+    expected = "" if last is None else f"room for about {_in_mb(_size(last))}, as {last.name} takes"
+    return CheckpointError(f"{what} cannot be written: {found}", expected=expected, fix=fix, where=str(folder))
+
+
+def _free_space(folder: Path) -> int | None:
+    existing = next((path for path in (folder, *folder.parents) if path.exists()), None)
+    return None if existing is None else shutil.disk_usage(existing).free
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _in_mb(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB"
