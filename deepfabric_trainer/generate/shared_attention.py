@@ -1,8 +1,7 @@
-"""Attention of rows that go on from beginnings which they share: the keys of a beginning are read once for all of them.
+"""Attention of rows that go on from beginnings which they share: the keys of a beginning are read once for all rows.
 
 The scores of all rows with one beginning against its keys are one product of matrices; the keys that a row has of its
-own are joined to it in the softmax (Hydragen: Juravsky et al., 2024, arXiv:2402.05099). Nothing that is shared is copied
-to the rows.
+own are joined to it in the softmax (Hydragen: Juravsky et al., 2024, arXiv:2402.05099). Nothing is copied to the rows.
 """
 
 from collections.abc import Iterator
@@ -105,7 +104,7 @@ def _attend(
     weights = torch.cat([shared, own], dim=-1).softmax(dim=-1, dtype=torch.float32).to(value.dtype)
     of_shared, of_own = weights.split([keys.shape[2], own.shape[3]], dim=-1)
     together = of_shared.transpose(0, 1).reshape(key_heads, rows * groups, -1)
-    from_shared = (together @ values[0]).view(key_heads, rows, groups, -1).transpose(0, 1)
+    from_shared: torch.Tensor = (together @ values[0]).view(key_heads, rows, groups, -1).transpose(0, 1)
     return from_shared + of_own @ value
 
 
