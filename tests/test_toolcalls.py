@@ -295,6 +295,11 @@ class TestScore:
         score = score_tool_calls([flat], [{"id": "1", **f(x=1)}], None)
         assert score == ToolCallScore(1, 1, 1, 1, 0, 0, 1)
 
+    @pytest.mark.parametrize("text", ['{"x": NaN}', '{"x": 1e999}', '{"x": -Infinity}', "[" * 100_000])
+    def test_arguments_that_only_python_takes_for_json(self, text):
+        score = score_tool_calls([{"name": "f", "arguments": text}], [call("f", x=1)], None)
+        assert (score.name, score.exact_match, score.schema_valid) == (1, 0, 0)
+
     def test_arguments_that_are_no_json(self):
         score = score_tool_calls([{"name": "f", "arguments": "{x"}], [f(x=1)], None)
         assert (score.name, score.arguments, score.schema_valid) == (1, 0, 0)
