@@ -15,6 +15,7 @@ from deepfabric_trainer.toolcalls import (
     score_tool_calls,
     stop_token_ids,
     summarize_scores,
+    turn_end,
     wilson_interval,
 )
 from tests.fixtures.tiny import TOOLS, call
@@ -139,6 +140,14 @@ class TestTaggedJson:
         tiny_tokenizer.chat_template = tiny_tokenizer.chat_template.replace("<|im_end|>", "<|done|>")
         ids = tiny_tokenizer(f"Say <|eom_id|>.<|done|>\n{self.GOOD}")["input_ids"]
         assert parse_tool_calls(tiny_tokenizer, ids) == ParsedResponse("Say <|eom_id|>.", None, [], None)
+
+    def test_a_turn_that_several_tokens_end(self, tiny_tokenizer):
+        assert turn_end(tiny_tokenizer) is None, "here one token ends it"
+        tiny_tokenizer.chat_template = tiny_tokenizer.chat_template.replace("<|im_end|>", "<|done|>")
+        has_ended = turn_end(tiny_tokenizer)
+        ids = tiny_tokenizer("It is <|don't|>, and <|done|>\nSo.")["input_ids"]
+        end = next(end for end in range(len(ids)) if has_ended(ids[:end]))
+        assert tiny_tokenizer.decode(ids[:end]) == "It is <|don't|>, and <|done|>"
 
     def test_ids_that_are_a_batch(self, tiny_tokenizer):
         with pytest.raises(DataFormatError, match="one sequence"):

@@ -13,7 +13,7 @@ import torch
 from deepfabric_trainer.errors import DataFormatError
 from deepfabric_trainer.generate.cache import BranchesCache, Past, RowsPast
 from deepfabric_trainer.generate.mode import generation_mode
-from deepfabric_trainer.generate.plain import base_of, generate_plain, why_not_shared
+from deepfabric_trainer.generate.plain import HasEnded, base_of, generate_plain, why_not_shared
 from deepfabric_trainer.generate.prefill import Prefill
 from deepfabric_trainer.generate.prefix_tree import Node, build_prefix_tree
 from deepfabric_trainer.generate.shared_attention import attending_to, can_attend
@@ -29,6 +29,7 @@ def generate_with_shared_prefix(
     stop_token_ids: Sequence[int],
     pad_token_id: int,
     batch_size: int,
+    has_ended: HasEnded | None = None,
     deadline: float | None = None,
 ) -> list[list[int]]:
     """Continue each prompt greedily, computing the tokens that prompts begin with only once.
@@ -40,6 +41,8 @@ def generate_with_shared_prefix(
         stop_token_ids (`list[int]`): Tokens that end a continuation.
         pad_token_id (`int`): Fills up batches; never seen by another token.
         batch_size (`int`): Prompts generated at a time.
+        has_ended (`Callable`, *optional*): Tells of the tokens of a continuation whether they end it, where no single
+            token does.
         deadline (`float`, *optional*): When to begin no more batches, by `time.monotonic()`. The first one is always
             generated. With a deadline the prompts are taken in their order; without one those that share most stand
             in one batch.
@@ -62,6 +65,7 @@ def generate_with_shared_prefix(
             max_new_tokens=max_new_tokens,
             stop_token_ids=stop_token_ids,
             pad_token_id=pad_token_id,
+            has_ended=has_ended,
         )
         order = generator.order if deadline is None else range(len(prompts))
         for begin in range(0, len(prompts), batch_size):
@@ -87,6 +91,8 @@ class BatchGenerator:
         max_new_tokens (`int`): The most tokens to generate a prompt.
         stop_token_ids (`list[int]`): Tokens that end a continuation.
         pad_token_id (`int`): Fills up batches; never seen by another token.
+        has_ended (`Callable`, *optional*): Tells of the tokens of a continuation whether they end it, where no single
+            token does.
 
     Raises:
         DataFormatError: If a prompt is empty.
@@ -100,6 +106,7 @@ class BatchGenerator:
         max_new_tokens: int,
         stop_token_ids: Sequence[int],
         pad_token_id: int,
+        has_ended: HasEnded | None = None,
     ) -> None:
         empty = next((index for index, prompt in enumerate(prompts) if not len(prompt)), None)
         if empty is not None:
@@ -109,6 +116,7 @@ class BatchGenerator:
         self._max_new_tokens = max_new_tokens
         self._stops = frozenset(stop_token_ids)
         self._pad_token_id = pad_token_id
+        self._has_ended = has_ended
         self._reason = why_not_shared(model)
         if self._reason is not None:
             _warn_once(f"{type(model).__name__} {self._reason}: its prompts are generated in plain padded batches")
@@ -138,6 +146,7 @@ class BatchGenerator:
                 max_new_tokens=self._max_new_tokens,
                 stop_token_ids=self._stops,
                 pad_token_id=self._pad_token_id,
+                has_ended=self._has_ended,
             )
         groups = _grouped(self._nodes, indices)
         reads_once = self._reads_once and _saves_half(groups)
@@ -200,7 +209,8 @@ class BatchGenerator:
         tokens = torch.tensor([[prompt[-1]] for prompt in prompts], device=device)
         positions = torch.tensor([[len(prompt) - 1] for prompt in prompts], device=device)
         continuations: list[list[int]] = [[] for _ in prompts]
-        rows = list(range(len(prompts)))
+        rows, ended = list(range(len(prompts))), set[int]()
+        has_ended = self._has_ended or _never
         for step in range(self._max_new_tokens):
             output = self._model(
                 input_ids=tokens,
@@ -212,11 +222,12 @@ class BatchGenerator:
             tokens = output.logits[:, -1].argmax(dim=-1, keepdim=True)
             going = []
             for place, (row, token) in enumerate(zip(rows, tokens[:, 0].tolist(), strict=True)):
-                continuation = continuations[row]
-                if continuation and continuation[-1] in self._stops:
+                if row in ended:
                     continue
-                continuation.append(token)
-                if token not in self._stops:
+                continuations[row].append(token)
+                if token in self._stops or has_ended(continuations[row]):
+                    ended.add(row)
+                else:
                     going.append(place)
             if not going:
                 break
@@ -244,6 +255,10 @@ def _saves_half(groups: Mapping[Node | None, Sequence[int]]) -> bool:
     """Tell whether reading each beginning once leaves half of the keys unread; below that it is no faster."""
     once = sum(map(_length, groups))
     return 0 < 2 * once <= sum(_length(node) * len(members) for node, members in groups.items())
+
+
+def _never(tokens: Sequence[int]) -> bool:
+    return False
 
 
 @functools.cache

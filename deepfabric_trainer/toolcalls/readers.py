@@ -246,7 +246,7 @@ def _object(value: Any, what: str) -> dict[str, Any]:
 
 
 def _texts(text: str, position: int) -> Iterator[tuple[int, int]]:
-    """Go over quoted texts with nothing but white space between them: where each begins, and the position behind it."""
+    """Go over quoted texts with only white space between them: where each begins, and the position behind it."""
     while text[position : position + 1] in ("'", '"'):
         end = text_end(text, position)
         if end is None:

@@ -17,7 +17,8 @@ from transformers import (
 )
 
 from deepfabric_trainer.errors import DataFormatError
-from deepfabric_trainer.generate import BatchGenerator, batches, generate_with_shared_prefix
+from deepfabric_trainer.generate import BatchGenerator, batches, generate_with_shared_prefix, generation_mode
+from deepfabric_trainer.generate.plain import generate_plain
 
 PREFIX = [(7 * index) % 250 for index in range(60)]
 PROMPTS = [
@@ -139,6 +140,24 @@ def test_the_models_attention_is_as_before(tiny_model):
     with pytest.raises(RuntimeError, match="out of something"):
         generate_with_shared_prefix(tiny_model, PROMPTS, **OPTIONS)
     assert tiny_model.config._attn_implementation == "sdpa"
+
+
+def test_a_continuation_that_several_tokens_end(tiny_model):
+    endless = [greedy(tiny_model, prompt, 24, []) for prompt in PROMPTS]
+    ends = {tuple(endless[0][4:6]), tuple(endless[3][9:11])}
+
+    def has_ended(tokens: Any) -> bool:
+        return tuple(tokens[-2:]) in ends
+
+    rows = [row[: next((end for end in range(2, 24) if has_ended(row[:end])), 24)] for row in endless]
+    assert len({len(row) for row in rows}) > 1, "some rows must stop early for this test to say something"
+    counter = CountTokens(tiny_model)
+    options = OPTIONS | {"stop_token_ids": [], "has_ended": has_ended}
+    assert generate_with_shared_prefix(tiny_model, PROMPTS, **options) == rows
+    assert counter.total < len(PREFIX) + sum(map(len, PROMPTS)) - len(PREFIX) * len(PROMPTS) + 24 * len(PROMPTS)
+    plain = {name: value for name, value in options.items() if name != "batch_size"}
+    with generation_mode(tiny_model) as ready:
+        assert generate_plain(ready, PROMPTS, **plain) == rows
 
 
 def test_a_generator_goes_on_from_what_it_has_computed(tiny_model):
