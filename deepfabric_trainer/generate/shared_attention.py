@@ -104,8 +104,9 @@ def _attend(
     weights = torch.cat([shared, own], dim=-1).softmax(dim=-1, dtype=torch.float32).to(value.dtype)
     of_shared, of_own = weights.split([keys.shape[2], own.shape[3]], dim=-1)
     together = of_shared.transpose(0, 1).reshape(key_heads, rows * groups, -1)
-    from_shared: torch.Tensor = (together @ values[0]).view(key_heads, rows, groups, -1).transpose(0, 1)
-    return from_shared + of_own @ value
+    from_shared = (together @ values[0]).view(key_heads, rows, groups, -1).transpose(0, 1)
+    attended: torch.Tensor = from_shared + of_own @ value
+    return attended
 
 
 AttentionInterface.register(NAME, shared_attention)
