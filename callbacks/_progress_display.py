@@ -25,11 +25,12 @@ class ProgressDisplay:
 
     Args:
         stream (`TextIO`): A terminal.
-        total (`int`): Training steps.
+        total (`int`, *optional*): Training steps, or batches of an evaluation alone.
         done (`int`): Of them done before.
+        what (`str`): What goes on.
     """
 
-    def __init__(self, stream: Any, total: int, done: int) -> None:
+    def __init__(self, stream: Any, total: int | None, done: int, what: str = "training") -> None:
         console = Console(file=stream)
         self._progress = Progress(
             SpinnerColumn(finished_text="[green]✓"),
@@ -43,7 +44,7 @@ class ProgressDisplay:
             redirect_stdout=_is_terminal(sys.stdout),
             redirect_stderr=_is_terminal(sys.stderr),
         )
-        self._training = self._progress.add_task("training", total=total, completed=done, figures="")
+        self._training = self._progress.add_task(what, total=total, completed=done, figures="")
         self._inner: TaskID | None = None
         streams = sys.stdout, sys.stderr
         self._progress.start()

@@ -23,9 +23,9 @@ _EXACT_MATCH = "_tool_call_exact_match"
 class TrainingProgressCallback(TrainerCallback):
     """Show a bar with loss, exact match of tool calls, tokens per second and the time left.
 
-    Evaluations have a bar of their own below. What is printed or logged meanwhile stands whole above. Where there is
-    no terminal, or the training arguments say `disable_tqdm`, there is a short line for each log instead. Only the
-    main process shows anything.
+    Evaluations have a bar of their own, during training below the other. What is printed or logged meanwhile stands
+    whole above. Where there is no terminal, or the training arguments say `disable_tqdm`, there is a short line for
+    each log instead. Only the main process shows anything.
 
     It takes the place of transformers' callbacks, which a callback cannot remove:
 
@@ -77,11 +77,17 @@ class TrainingProgressCallback(TrainerCallback):
         self, args: Any, state: Any, control: Any, eval_dataloader: Any = None, **kwargs: Any
     ) -> None:
         """Move the bar of the evaluation; when its batches are through, callbacks generate."""
+        total = len(eval_dataloader) if has_length(eval_dataloader) else None
+        if self._display is None and not self._is_training:
+            self._show_alone(args, state, total)
         if self._display is None:
             return
         self._batches += 1
-        total = len(eval_dataloader) if has_length(eval_dataloader) else None
-        if self._is_time() or self._batches == total:
+        if not (self._is_time() or self._batches == total):
+            return
+        if self._is_alone:
+            self._draw(lambda display: display.advance(self._batches, ""))
+        else:
             self._draw(lambda display: display.show_inner("evaluation", self._batches, total))
 
     def on_evaluate(
@@ -91,6 +97,8 @@ class TrainingProgressCallback(TrainerCallback):
         self._throughput.interrupted()
         self._note(metrics or {})
         self._batches = 0
+        if self._is_alone:
+            self.close()
         self._draw(lambda display: display.hide_inner())
         self._advance(state)
 
@@ -129,7 +137,7 @@ class TrainingProgressCallback(TrainerCallback):
 
     def close(self) -> None:
         """Give the terminal back; for who catches an exception of `train()`."""
-        display, self._display = self._display, None
+        display, self._display, self._is_alone = self._display, None, False
         unfinished, self._unfinished = self._unfinished, None
         if unfinished is not None:
             unfinished.settle()
@@ -137,8 +145,16 @@ class TrainingProgressCallback(TrainerCallback):
             with suppress(OSError, ValueError):  # there is no terminal to give back
                 display.close()
 
+    def _show_alone(self, args: Any, state: Any, total: int | None) -> None:
+        """Show a bar for an evaluation or prediction outside of training."""
+        stream = None if args.disable_tqdm or not state.is_world_process_zero else terminal()
+        if stream is not None:
+            self._display, self._batches, self._is_alone = ProgressDisplay(stream, total, 0, "evaluation"), 0, True
+            self._unfinished = Unfinished(state, self.close)
+
     def _forget(self) -> None:
         self._display = None
+        self._is_alone = False
         self._unfinished = None
         self._throughput = Throughput()
         self._figures: dict[str, str] = {}
@@ -149,7 +165,8 @@ class TrainingProgressCallback(TrainerCallback):
         self._drawn = 0.0
 
     def _advance(self, state: Any) -> None:
-        self._draw(lambda display: display.advance(state.global_step, self._line(state)))
+        if not self._is_alone:
+            self._draw(lambda display: display.advance(state.global_step, self._line(state)))
 
     def _draw(self, draw: Callable[[ProgressDisplay], None]) -> None:
         """Draw, where there is a bar; when its terminal is gone the run goes on without."""

@@ -143,6 +143,7 @@ class RunReportCallback(TrainerCallback):
             self._unfinished.settle()
         self._unfinished, self._has_ended = None, True
         self._look(state, control)
+        self._run.ended(state)
         self._write(RunStatus.FINISHED)
 
     def failed(self, error: BaseException) -> None:

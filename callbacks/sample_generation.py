@@ -2,37 +2,27 @@
 
 import logging
 import math
-import time
 import traceback
 from collections.abc import Sequence
-from typing import Any, TypedDict
+from typing import Any
 
-import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
-from torch.distributed.tensor import DTensor
 from tqdm.auto import tqdm  # type: ignore[import-untyped]
 from transformers import TrainerCallback
 
+from deepfabric_trainer.callbacks._generation.measuring import fingerprint, measure, require_positive
 from deepfabric_trainer.callbacks._generation.prompts import Shown
-from deepfabric_trainer.callbacks._generation.replay import replay, summarize_replays
 from deepfabric_trainer.callbacks._generation.sample import Sample, Sampler, SampleSettings
 from deepfabric_trainer.callbacks._generation.text import describe
-from deepfabric_trainer.callbacks._generation.turns import generate_turns, stop_ids_of, summarize_samples
+from deepfabric_trainer.callbacks._generation.turns import stop_ids_of
 from deepfabric_trainer.callbacks._journal import journal_of
 from deepfabric_trainer.callbacks._measurements import GenerationResult, TurnSample
-from deepfabric_trainer.errors import ConfigError, DeepFabricTrainerError
-from deepfabric_trainer.toolcalls.tables import tool_table
+from deepfabric_trainer.errors import DeepFabricTrainerError
 
 __all__ = ["GenerationResult", "SampleGenerationCallback", "TurnSample"]
 
 logger = logging.getLogger(__name__)
-
-
-class _Effort(TypedDict):
-    max_new_tokens: int
-    batch_size: int
-    deadline: float | None
 
 
 class SampleGenerationCallback(TrainerCallback):
@@ -110,11 +100,7 @@ class SampleGenerationCallback(TrainerCallback):
         }
         if every_n_steps is not None:
             counts["every_n_steps"] = every_n_steps
-        for name, value in counts.items():
-            if value < 1:
-                raise ConfigError(f"`{name}` is {value}", expected="at least 1", fix=f"pass a larger `{name}`")
-        if max_seconds is not None and not max_seconds > 0:
-            raise ConfigError(f"`max_seconds` is {max_seconds}", expected="more than 0, or None")
+        require_positive(counts, max_seconds)
         self.dataset = dataset
         self.trainer_rows: Sequence[Any] | None = None
         self.num_samples = num_samples
@@ -237,7 +223,7 @@ class SampleGenerationCallback(TrainerCallback):
                 raise
             self._warn_of_failure()
             return None
-        setting = (state.global_step, id(self._rows()), self.max_new_tokens, self.batch_size, _fingerprint(model))
+        setting = (state.global_step, id(self._rows()), self.max_new_tokens, self.batch_size, fingerprint(model))
         if all(gather_object([self._measured == setting])):
             return self._last
         self._measured, self._last = setting, None
@@ -252,34 +238,23 @@ class SampleGenerationCallback(TrainerCallback):
         return self._last
 
     def _generate(self, model: Any, processing_class: Any, sample: Sample, state: Any) -> GenerationResult:
-        started = time.monotonic()
-        deadline = None if self.max_seconds is None else started + self.max_seconds
-        effort = _Effort(max_new_tokens=self.max_new_tokens, batch_size=self.batch_size, deadline=deadline)
-        samples = generate_turns(model, processing_class, sample.turns, **effort)
-        summary = summarize_samples(samples)
-        if self.max_seconds is not None:
-            summary["turns_left_out"] = len(sample.turns) - len(samples)
-        replays = []
-        if self.replay:
-            known = {(made.row, len(made.prompt)): made for made in samples}
-            replays = replay(model, processing_class, sample.conversations, known, **effort)
-            summary |= summarize_replays(replays)
-        done, wanted = len(samples) + len(replays), len(sample.turns) + len(sample.conversations)
-        if done < wanted:
+        measured = measure(
+            model,
+            processing_class,
+            sample,
+            max_new_tokens=self.max_new_tokens,
+            batch_size=self.batch_size,
+            max_seconds=self.max_seconds,
+            plays=self.replay,
+        )
+        if measured.left_out:
+            wanted = len(sample.turns) + len(sample.conversations)
             self._warn_once(
                 "time",
-                f"`max_seconds` ({self.max_seconds:g}) left {wanted - done} of {wanted} sampled turns and "
+                f"`max_seconds` ({self.max_seconds:g}) left {measured.left_out} of {wanted} sampled turns and "
                 "conversations out; the metrics count those that were done",
             )
-        return GenerationResult(
-            step=state.global_step,
-            metrics={f"{self.metric_prefix}_tool_call_{name}": value for name, value in summary.items()},
-            samples=samples,
-            table=tool_table((sample.expected_calls, sample.parsed.tool_calls) for sample in samples),
-            replays=replays,
-            seconds=max(gather_object([time.monotonic() - started])),
-            epoch=state.epoch,
-        )
+        return measured.result(self.metric_prefix, state.global_step, state.epoch)
 
     def _make_sample(self, model: Any, processing_class: Any) -> Sample:
         settings = SampleSettings(
@@ -319,15 +294,3 @@ class SampleGenerationCallback(TrainerCallback):
     def _show(self, result: GenerationResult) -> None:
         if self.print_samples and PartialState().is_main_process:
             tqdm.write(describe(result, self.print_samples))
-
-
-def _fingerprint(model: Any) -> tuple[float, ...]:
-    """Return sums that change with the weights, so that a reloaded checkpoint is not taken for the model before it.
-
-    Where weights are spread over processes, they are of this process's part.
-    """
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad] or list(model.parameters())
-    parts = [parameter.to_local() if isinstance(parameter, DTensor) else parameter for parameter in parameters]
-    # Apple's GPUs have no float64.
-    sums = [part.detach().sum(dtype=torch.float32 if part.is_mps else torch.float64) for part in parts]
-    return tuple(torch.stack([value.cpu() for value in sums]).tolist())

@@ -15,6 +15,7 @@ from deepfabric_trainer.toolcalls import (
     score_tool_calls,
     stop_token_ids,
     summarize_scores,
+    turn_end,
     wilson_interval,
 )
 from tests.fixtures.tiny import TOOLS, call
@@ -139,6 +140,14 @@ class TestTaggedJson:
         tiny_tokenizer.chat_template = tiny_tokenizer.chat_template.replace("<|im_end|>", "<|done|>")
         ids = tiny_tokenizer(f"Say <|eom_id|>.<|done|>\n{self.GOOD}")["input_ids"]
         assert parse_tool_calls(tiny_tokenizer, ids) == ParsedResponse("Say <|eom_id|>.", None, [], None)
+
+    def test_a_turn_that_several_tokens_end(self, tiny_tokenizer):
+        assert turn_end(tiny_tokenizer) is None, "here one token ends it"
+        tiny_tokenizer.chat_template = tiny_tokenizer.chat_template.replace("<|im_end|>", "<|done|>")
+        has_ended = turn_end(tiny_tokenizer)
+        ids = tiny_tokenizer("It is <|don't|>, and <|done|>\nSo.")["input_ids"]
+        end = next(end for end in range(len(ids)) if has_ended(ids[:end]))
+        assert tiny_tokenizer.decode(ids[:end]) == "It is <|don't|>, and <|done|>"
 
     def test_ids_that_are_a_batch(self, tiny_tokenizer):
         with pytest.raises(DataFormatError, match="one sequence"):
@@ -294,6 +303,11 @@ class TestScore:
         flat = {"name": "f", "arguments": '{"x": 1}'}
         score = score_tool_calls([flat], [{"id": "1", **f(x=1)}], None)
         assert score == ToolCallScore(1, 1, 1, 1, 0, 0, 1)
+
+    @pytest.mark.parametrize("text", ['{"x": NaN}', '{"x": 1e999}', '{"x": -Infinity}', "[" * 100_000])
+    def test_arguments_that_only_python_takes_for_json(self, text):
+        score = score_tool_calls([{"name": "f", "arguments": text}], [call("f", x=1)], None)
+        assert (score.name, score.exact_match, score.schema_valid) == (1, 0, 0)
 
     def test_arguments_that_are_no_json(self):
         score = score_tool_calls([{"name": "f", "arguments": "{x"}], [f(x=1)], None)

@@ -10,11 +10,13 @@ from accelerate.utils import gather_object
 from deepfabric_trainer.callbacks._generation.prompts import Prompt
 from deepfabric_trainer.callbacks._measurements import TurnSample
 from deepfabric_trainer.generate import generate_with_shared_prefix
+from deepfabric_trainer.processing import tokenizer_of
 from deepfabric_trainer.toolcalls import (
     parse_tool_calls,
     score_response,
     stop_token_ids,
     summarize_scores,
+    turn_end,
 )
 
 _T = TypeVar("_T")
@@ -69,12 +71,13 @@ def generation_options(
     model: Any, processing_class: Any, prompts: Iterable[Prompt], max_new_tokens: int
 ) -> dict[str, Any]:
     """Return what all batches of a measurement are generated with; a turn stops as the model, or as it was trained."""
-    pad_token_id = _tokenizer(processing_class).pad_token_id
+    pad_token_id = tokenizer_of(processing_class).pad_token_id
     trained = {prompt.stop_token_id for prompt in prompts if prompt.stop_token_id is not None}
     stops = sorted({*stop_token_ids(processing_class), *stop_ids_of(model), *trained})
     return {
         "max_new_tokens": max_new_tokens,
         "stop_token_ids": stops,
+        "has_ended": turn_end(processing_class),
         "pad_token_id": min(stops, default=0) if pad_token_id is None else pad_token_id,
     }
 
@@ -88,7 +91,7 @@ def compare(processing_class: Any, prompt: Prompt, ids: list[int]) -> TurnSample
         prompt=turn.prompt,
         expected_calls=turn.expected_calls,
         expected_text=turn.expected["content"],
-        predicted_text=_tokenizer(processing_class).decode(
+        predicted_text=tokenizer_of(processing_class).decode(
             ids, skip_special_tokens=False, clean_up_tokenization_spaces=False
         ),
         parsed=parsed,
@@ -136,7 +139,3 @@ def stop_ids_of(model: Any) -> list[int]:
     if ids is None:
         return []
     return [ids] if isinstance(ids, int) else list(ids)
-
-
-def _tokenizer(processing_class: Any) -> Any:
-    return getattr(processing_class, "tokenizer", processing_class)

@@ -95,11 +95,14 @@ class Monitor:
         evidence = {"gradient_norm": norm, "usual": spike.usual, "deviations": spike.deviations}
         return [Finding(Kind.GRADIENT_SPIKE, message, evidence, batches=batches, weight=norm)]
 
-    def logged(self, logs: Mapping[str, Any], *, sees_gradients: bool, sees_norm: bool) -> list[Finding]:
+    def logged(
+        self, logs: Mapping[str, Any], *, sees_losses: bool, sees_gradients: bool, sees_norm: bool
+    ) -> list[Finding]:
         """Return what logged numbers show beyond what the steps have shown.
 
         Args:
             logs (`Mapping[str, Any]`): What is logged.
+            sees_losses (`bool`): Whether the steps show their losses.
             sees_gradients (`bool`): Whether the steps show whether gradients are finite.
             sees_norm (`bool`): Whether the steps show the gradients' norm before clipping.
         """
@@ -109,6 +112,8 @@ class Monitor:
         if "mean_token_accuracy" in logs:
             seen = [*self.accuracies_since_evaluation, logs["mean_token_accuracy"]]
             self.accuracies_since_evaluation = seen[-100:]
+        if not sees_losses and math.isfinite(loss):
+            self.since_evaluation = [*self.since_evaluation[-99:], loss]
         not_finite = [name for name in ("loss", "grad_norm") if not math.isfinite(logs.get(name, 0.0))]
         if not_finite and not sees_gradients:
             form = "loss" if "loss" in not_finite else "gradient"

@@ -71,6 +71,7 @@ class HealthRun:
         self._is_blind = False
         self._last_trouble: int = saved.get("last_trouble", state.global_step - _QUIET_STEPS)
         self._sees_gradients = False
+        self._sees_losses = True
         self._point: RollbackPoint | None = None
         if settings.rolls_back and parts.get("optimizer") is not None:
             path = Path(args.output_dir) / f"health-rollback-{platform.node()}.pt"
@@ -119,7 +120,8 @@ class HealthRun:
             self._pending += self._look(lambda: self.monitor.memory_used(memory_in_use(args.device)))
         is_due = state.global_step % self.settings.rollback_every == 0
         is_quiet = state.global_step - self._last_trouble >= _QUIET_STEPS
-        if self._point is not None and is_due and is_quiet and self.monitor.divergence.is_near_best:
+        is_well = self.monitor.divergence.is_near_best or not self._sees_losses
+        if self._point is not None and is_due and is_quiet and is_well:
             self._keep(state, parts)
 
     def read_logs(self, logs: Mapping[str, Any], state: Any, control: Any) -> None:
@@ -128,7 +130,11 @@ class HealthRun:
             return
         if self._is_scaled and not math.isfinite(logs.get("grad_norm", 0.0)):
             logs = {name: value for name, value in logs.items() if name != "grad_norm"}
-        seen = {"sees_gradients": self._sees_gradients, "sees_norm": self.probe.sees_norm}
+        seen = {
+            "sees_losses": self._sees_losses,
+            "sees_gradients": self._sees_gradients,
+            "sees_norm": self.probe.sees_norm,
+        }
         self._settle(self._look(lambda: self.monitor.logged(logs, **seen)), control, state.global_step)
 
     def judge_evaluation(self, metrics: Mapping[str, Any], state: Any, control: Any) -> None:
@@ -148,6 +154,7 @@ class HealthRun:
     def _read_step(self, step: int, rate: float) -> list[Finding]:
         numbers = self.probe.read()
         self._sees_gradients = numbers.gradients_finite is not None
+        self._sees_losses = bool(numbers.losses)
         return [self._with_rows(finding) for finding in self.monitor.step(numbers, step, rate)]
 
     def _look(self, look: Callable[[], list[Finding]]) -> list[Finding]:

@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,7 @@ class FollowedRun:
         self.environment = describe_environment(args, model)
         self.ends_with_best = bool(args.load_best_model_at_end)
         self.best_metric = args.metric_for_best_model
+        self._trained: int | None = None
         self._saved = {step for step in _checkpoints(self.output_dir) if resumed and step <= state.global_step}
         self.observe(state)
 
@@ -86,6 +88,11 @@ class FollowedRun:
         self.best_checkpoint = state.best_model_checkpoint
         self.best_step = state.best_global_step
 
+    def ended(self, state: Any) -> None:
+        """Take it that training has ended: what is measured from here on is of the model that the run leaves."""
+        is_best = self.ends_with_best and state.best_model_checkpoint is not None
+        self._trained = len(state.log_history) if is_best else None
+
     def saved(self, step: int) -> None:
         """Note that a checkpoint was saved."""
         self._saved.add(step)
@@ -94,6 +101,8 @@ class FollowedRun:
         """Take over what the journal says; of measurements of a name the first and the latest are kept."""
         for entry in news:
             if isinstance(entry, GenerationResult):
+                if self._trained is not None:
+                    entry = replace(entry, step=self.best_step)
                 self._results.setdefault(_prefix(entry), [])[1:] = [entry]
             else:
                 self.events.append(entry)
@@ -117,7 +126,7 @@ class FollowedRun:
             max_steps=self.max_steps,
             started=self.started,
             written=datetime.now().astimezone(),
-            history=self.history,
+            history=self._history(),
             events=self.events,
             error=None if error is None else without_secrets(error),
             results=self._results.get("eval") or self._results.get(min(self._results, default=""), []),
@@ -133,6 +142,11 @@ class FollowedRun:
             settings=self.settings,
             environment=self.environment,
         )
+
+    def _history(self) -> list[Mapping[str, Any]]:
+        """Return the logs; what was logged after training is of the step whose model the run leaves."""
+        end = len(self.history) if self._trained is None else self._trained
+        return [*self.history[:end], *({**entry, "step": self.best_step} for entry in self.history[end:])]
 
 
 def describe_data(

@@ -36,6 +36,7 @@ def analyze_dataset(dataset: Iterable[Mapping[str, Any]], processing_class: Any 
     Raises:
         ConfigError: If the dataset is several datasets or the name of one, or the processing class has no chat
             template.
+        DataFormatError: If the dataset has no rows, as `None`.
 
     Example:
     ```python

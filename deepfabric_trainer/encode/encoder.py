@@ -14,6 +14,7 @@ from deepfabric_trainer.encode.select import require_turns, select_turns
 from deepfabric_trainer.encode.tokens import RenderingTokenizer
 from deepfabric_trainer.encode.truncate import first_that_fits, with_short_results, without_oldest
 from deepfabric_trainer.errors import ConfigError, DataFormatError, RowTooLongError, TemplateError
+from deepfabric_trainer.processing import tokenizer_of
 from deepfabric_trainer.reasoning import ReasoningMode, place_reasoning
 from deepfabric_trainer.schema import Conversation, Message, Repair, normalize_row
 from deepfabric_trainer.template import ChatTemplate, DirectRenderer, KnownTools
@@ -81,7 +82,7 @@ class ConversationEncoder:
         self.max_length = _length(max_length, "max_length")
         self.max_tool_result_length = _length(max_tool_result_length, "max_tool_result_length")
         self.processing_class = processing_class
-        self.tokenizer = getattr(processing_class, "tokenizer", processing_class)
+        self.tokenizer = tokenizer_of(processing_class)
         self.chat_template = chat_template
         self.chat_template_kwargs = dict(chat_template_kwargs or {})
         if not getattr(self.tokenizer, "is_fast", False):

@@ -4,21 +4,21 @@ import functools
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 
 from deepfabric_trainer.errors import DataFormatError
-from deepfabric_trainer.generate.cache import Past, RowsPast, cache_of, past_of
+from deepfabric_trainer.generate.cache import BranchesCache, Past, RowsPast
 from deepfabric_trainer.generate.mode import generation_mode
-from deepfabric_trainer.generate.plain import base_of, forward_parameters, generate_plain, why_not_shared
+from deepfabric_trainer.generate.plain import HasEnded, base_of, generate_plain, why_not_shared
+from deepfabric_trainer.generate.prefill import Prefill
 from deepfabric_trainer.generate.prefix_tree import Node, build_prefix_tree
+from deepfabric_trainer.generate.shared_attention import attending_to, can_attend
 
 logger = logging.getLogger(__name__)
-
-MAX_PREFILL_TOKENS = 2048
-"""Tokens of several prompts, padding included, that are computed at a time; more would not be faster."""
 
 
 def generate_with_shared_prefix(
@@ -29,6 +29,7 @@ def generate_with_shared_prefix(
     stop_token_ids: Sequence[int],
     pad_token_id: int,
     batch_size: int,
+    has_ended: HasEnded | None = None,
     deadline: float | None = None,
 ) -> list[list[int]]:
     """Continue each prompt greedily, computing the tokens that prompts begin with only once.
@@ -40,6 +41,8 @@ def generate_with_shared_prefix(
         stop_token_ids (`list[int]`): Tokens that end a continuation.
         pad_token_id (`int`): Fills up batches; never seen by another token.
         batch_size (`int`): Prompts generated at a time.
+        has_ended (`Callable`, *optional*): Tells of the tokens of a continuation whether they end it, where no single
+            token does.
         deadline (`float`, *optional*): When to begin no more batches, by `time.monotonic()`. The first one is always
             generated. With a deadline the prompts are taken in their order; without one those that share most stand
             in one batch.
@@ -62,6 +65,7 @@ def generate_with_shared_prefix(
             max_new_tokens=max_new_tokens,
             stop_token_ids=stop_token_ids,
             pad_token_id=pad_token_id,
+            has_ended=has_ended,
         )
         order = generator.order if deadline is None else range(len(prompts))
         for begin in range(0, len(prompts), batch_size):
@@ -87,6 +91,8 @@ class BatchGenerator:
         max_new_tokens (`int`): The most tokens to generate a prompt.
         stop_token_ids (`list[int]`): Tokens that end a continuation.
         pad_token_id (`int`): Fills up batches; never seen by another token.
+        has_ended (`Callable`, *optional*): Tells of the tokens of a continuation whether they end it, where no single
+            token does.
 
     Raises:
         DataFormatError: If a prompt is empty.
@@ -100,6 +106,7 @@ class BatchGenerator:
         max_new_tokens: int,
         stop_token_ids: Sequence[int],
         pad_token_id: int,
+        has_ended: HasEnded | None = None,
     ) -> None:
         empty = next((index for index, prompt in enumerate(prompts) if not len(prompt)), None)
         if empty is not None:
@@ -109,12 +116,12 @@ class BatchGenerator:
         self._max_new_tokens = max_new_tokens
         self._stops = frozenset(stop_token_ids)
         self._pad_token_id = pad_token_id
+        self._has_ended = has_ended
         self._reason = why_not_shared(model)
         if self._reason is not None:
             _warn_once(f"{type(model).__name__} {self._reason}: its prompts are generated in plain padded batches")
-        # The prefill's logits are not used, and those of a long prompt are large.
-        keeps_logits = "logits_to_keep" in forward_parameters(base_of(model))
-        self._options = {"use_cache": True} | ({"logits_to_keep": 1} if keeps_logits else {})
+        self._reads_once = self._reason is None and can_attend(base_of(model))
+        self._prefill = Prefill(model, pad_token_id)
         tree = build_prefix_tree(prompts)
         self._nodes = tree.nodes
         self.order = tree.order
@@ -139,12 +146,21 @@ class BatchGenerator:
                 max_new_tokens=self._max_new_tokens,
                 stop_token_ids=self._stops,
                 pad_token_id=self._pad_token_id,
+                has_ended=self._has_ended,
             )
-        past = RowsPast([len(self._prompts[index]) - 1 for index in indices], self._max_new_tokens)
-        for node, places in _grouped(self._nodes[index] for index in indices):
-            self._prefill_own(node, places, indices, past)
+        groups = _grouped(self._nodes, indices)
+        reads_once = self._reads_once and _saves_half(groups)
+        rows = [index for members in groups.values() for index in members]
+        own = [len(self._prompts[index]) - 1 - _length(self._nodes[index]) * reads_once for index in rows]
+        past = RowsPast(own, self._max_new_tokens)
+        for node, members in groups.items():
+            self._prefill_own(node, members, rows, past, reads_once=reads_once)
+        cache = past.cache([(self._past_of(node), len(members)) for node, members in groups.items() if reads_once])
         self.forget(indices)
-        return self._decode([self._prompts[index] for index in indices], past)
+        with attending_to(cache, base_of(self._model)) if reads_once else nullcontext():
+            continuations = self._decode([self._prompts[index] for index in rows], own, cache)
+        in_order = dict(zip(rows, continuations, strict=True))
+        return [in_order[index] for index in indices]
 
     def forget(self, indices: Iterable[int]) -> None:
         """Take it that some of the prompts are not generated any more, so that what only they share is let go."""
@@ -161,69 +177,57 @@ class BatchGenerator:
             yield node
             node = node.parent
 
-    def _past_of(self, node: Node) -> Past:
+    def _past_of(self, node: Node | None) -> Past:
         """Return the keys and values of a shared beginning, computed when it is first asked for."""
+        if node is None:
+            return []
         if node not in self._pasts:
-            begin = node.parent.length if node.parent else 0
-            before = self._past_of(node.parent) if node.parent else []
-            self._pasts[node] = self._extend(before, [self._prompts[node.prompt][begin : node.length]], begin)
+            begin = _length(node.parent)
+            own = self._prompts[node.prompt][begin : node.length]
+            self._pasts[node] = self._prefill.one(self._past_of(node.parent), own, begin)
         return self._pasts[node]
 
-    def _prefill_own(self, node: Node | None, places: list[int], indices: Sequence[int], past: RowsPast) -> None:
-        """Compute what prompts have behind a beginning, but for the last token, and put all of it into their rows."""
-        begin = node.length if node else 0
-        before = self._past_of(node) if node else []
-        own = {place: self._prompts[indices[place]][begin:-1] for place in places}
-        for place in [place for place in places if not own[place]]:
-            if node:
-                past.put(place, before, 0)
-            del own[place]
-        for chunk in _chunks(own):
-            computed = self._extend(before, [own[place] for place in chunk], begin)
-            for row, place in enumerate(chunk):
-                past.put(place, computed, row)
+    def _prefill_own(
+        self, node: Node | None, members: Sequence[int], rows: Sequence[int], past: RowsPast, *, reads_once: bool
+    ) -> None:
+        """Compute what prompts have behind a beginning, but for the last token, and put it into their rows."""
+        begin, before = _length(node), self._past_of(node)
+        own = {rows.index(index): self._prompts[index][begin:-1] for index in members}
+        for row in [row for row in own if not own[row]]:
+            if before:
+                past.put(row, before, 0, begin if reads_once else 0)
+            del own[row]
+        for row, computed, source, first in self._prefill.each(before, own, begin, joined=reads_once):
+            past.put(row, computed, source, first if reads_once else 0)
 
-    def _extend(self, before: Past, rows: Sequence[Sequence[int]], begin: int) -> Past:
-        """Compute tokens that stand behind a past of `begin` tokens; rows are padded at their end, which none sees."""
-        longest = max(map(len, rows))
-        ids = [[*row, *[self._pad_token_id] * (longest - len(row))] for row in rows]
-        cache = cache_of(before, len(rows))
-        self._model(
-            input_ids=torch.tensor(ids, device=self._model.device),
-            position_ids=torch.arange(begin, begin + longest, device=self._model.device).expand(len(rows), -1),
-            past_key_values=cache,
-            **self._options,
-        )
-        return past_of(cache)
-
-    def _decode(self, prompts: Sequence[list[int]], past: RowsPast) -> list[list[int]]:
-        """Generate behind the last tokens of prompts, whose other tokens are the past."""
-        device, lengths = self._model.device, [len(prompt) for prompt in prompts]
-        longest = max(lengths)
+    def _decode(self, prompts: Sequence[list[int]], own: Sequence[int], cache: BranchesCache) -> list[list[int]]:
+        """Generate behind the last tokens of prompts; of those before, each has so many of its own in the cache."""
+        device, longest = self._model.device, max(own) + 1
         mask = torch.ones(len(prompts), longest + self._max_new_tokens, dtype=torch.long, device=device)
-        for row, length in enumerate(lengths):
-            mask[row, : longest - length] = 0
+        for row, length in enumerate(own):
+            mask[row, : longest - 1 - length] = 0
         tokens = torch.tensor([[prompt[-1]] for prompt in prompts], device=device)
-        positions = torch.tensor([[length - 1] for length in lengths], device=device)
-        cache = past.cache()
+        positions = torch.tensor([[len(prompt) - 1] for prompt in prompts], device=device)
         continuations: list[list[int]] = [[] for _ in prompts]
-        rows = list(range(len(prompts)))
+        rows, ended = list(range(len(prompts))), set[int]()
+        has_ended = self._has_ended or _never
         for step in range(self._max_new_tokens):
             output = self._model(
                 input_ids=tokens,
                 attention_mask=mask[:, : longest + step],
                 position_ids=positions + step,
                 past_key_values=cache,
-                **self._options,
+                **self._prefill.options,
             )
             tokens = output.logits[:, -1].argmax(dim=-1, keepdim=True)
             going = []
             for place, (row, token) in enumerate(zip(rows, tokens[:, 0].tolist(), strict=True)):
-                continuation = continuations[row]
-                if continuation and continuation[-1] in self._stops:
+                if row in ended:
                     continue
-                continuation.append(token)
-                if token not in self._stops:
+                continuations[row].append(token)
+                if token in self._stops or has_ended(continuations[row]):
+                    ended.add(row)
+                else:
                     going.append(place)
             if not going:
                 break
@@ -235,24 +239,26 @@ class BatchGenerator:
         return continuations
 
 
-def _grouped(nodes: Iterable[Node | None]) -> Iterator[tuple[Node | None, list[int]]]:
-    """Group the places of a batch by the beginning that they go on from."""
+def _length(node: Node | None) -> int:
+    return node.length if node else 0
+
+
+def _grouped(nodes: Sequence[Node | None], indices: Iterable[int]) -> dict[Node | None, list[int]]:
+    """Group prompts by the beginning that they go on from."""
     groups: dict[Node | None, list[int]] = {}
-    for place, node in enumerate(nodes):
-        groups.setdefault(node, []).append(place)
-    yield from groups.items()
+    for index in indices:
+        groups.setdefault(nodes[index], []).append(index)
+    return groups
 
 
-def _chunks(rows: dict[int, list[int]]) -> Iterator[list[int]]:
-    """Cut rows into chunks of at most `MAX_PREFILL_TOKENS`, padding included, or of one row; the longest first."""
-    chunk: list[int] = []
-    for place in sorted(rows, key=lambda place: -len(rows[place])):
-        if chunk and (len(chunk) + 1) * len(rows[chunk[0]]) > MAX_PREFILL_TOKENS:
-            yield chunk
-            chunk = []
-        chunk.append(place)
-    if chunk:
-        yield chunk
+def _saves_half(groups: Mapping[Node | None, Sequence[int]]) -> bool:
+    """Tell whether reading each beginning once leaves half of the keys unread; below that it is no faster."""
+    once = sum(map(_length, groups))
+    return 0 < 2 * once <= sum(_length(node) * len(members) for node, members in groups.items())
+
+
+def _never(tokens: Sequence[int]) -> bool:
+    return False
 
 
 @functools.cache

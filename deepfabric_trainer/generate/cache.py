@@ -1,6 +1,7 @@
 """Keys and values of tokens that were computed: of a beginning that is shared, and of the rows of a batch."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from transformers import DynamicCache
@@ -59,6 +60,51 @@ def past_of(cache: DynamicCache) -> Past:
     return [(layer.keys, layer.values) for layer in cache.layers]
 
 
+@dataclass(frozen=True)
+class Beginning:
+    """What some rows of a batch share.
+
+    Args:
+        past (`Past`): Of one row; perhaps of no tokens.
+        begin (`int`): The first of the rows.
+        end (`int`): The first behind them.
+    """
+
+    past: Past
+    begin: int
+    end: int
+
+    @property
+    def rows(self) -> slice:
+        """Its rows."""
+        return slice(self.begin, self.end)
+
+
+class BranchesCache(DynamicCache):
+    """The past of the rows of a batch, behind beginnings that they share.
+
+    Args:
+        layers (`list[RoomyLayer]`): What the rows have of their own.
+        beginnings (`list[Beginning]`): What they share, from the first row to the last; none if the layers hold all.
+    """
+
+    def __init__(self, layers: Sequence[DynamicLayer], beginnings: Sequence[Beginning] = ()) -> None:
+        super().__init__()
+        self.layers = list(layers)
+        self.beginnings = list(beginnings)
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        """Keep some of the rows, in their order."""
+        super().batch_select_indices(indices)
+        kept, begin, left = indices.tolist(), 0, []
+        for one in self.beginnings:
+            end = begin + sum(one.begin <= row < one.end for row in kept)
+            if begin < end:
+                left.append(replace(one, begin=begin, end=end))
+            begin = end
+        self.beginnings = left
+
+
 class RowsPast:
     """The past of the rows of a batch, which end together.
 
@@ -76,18 +122,29 @@ class RowsPast:
         self._room = room
         self._states: Past = []
 
-    def put(self, row: int, past: Past, source: int) -> None:
-        """Copy the beginning of a row of some past to a row of this one."""
+    def put(self, row: int, past: Past, source: int, first: int) -> None:
+        """Fill a row with tokens of a row of some past, from the first one to be taken on."""
         if not self._states:
             self._states = [(self._allocate(keys), self._allocate(values)) for keys, values in past]
         length = self._lengths[row]
         for target, states in zip(self._states, past, strict=True):
             for to, given in zip(target, states, strict=True):
-                to[row, :, self._length - length : self._length] = given[source, :, :length]
+                to[row, :, self._length - length : self._length] = given[source, :, first : first + length]
 
-    def cache(self) -> DynamicCache:
-        """Return the cache that generation goes on with."""
-        return _cache([RoomyLayer(keys, values, self._length) for keys, values in self._states])
+    def cache(self, shared: Iterable[tuple[Past, int]] = ()) -> BranchesCache:
+        """Return the cache that generation goes on with.
+
+        Args:
+            shared (`Iterable[tuple[Past, int]]`): What was skipped, and for how many rows, from the first row to the
+                last; an empty past where nothing was.
+        """
+        nothing = [(keys[:1, :, :0], values[:1, :, :0]) for keys, values in self._states]
+        beginnings: list[Beginning] = []
+        for past, rows in shared:
+            begin = beginnings[-1].end if beginnings else 0
+            beginnings.append(Beginning(past or nothing, begin, begin + rows))
+        layers = [RoomyLayer(keys, values, self._length) for keys, values in self._states]
+        return BranchesCache(layers, beginnings)
 
     def _allocate(self, like: torch.Tensor) -> torch.Tensor:
         _, heads, _, width = like.shape

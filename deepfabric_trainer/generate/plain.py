@@ -1,16 +1,18 @@
 """Generation in left-padded batches, for models whose past cannot be shared; and which models these are."""
 
 import inspect
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
-from transformers import DynamicCache, GenerationConfig
+from transformers import DynamicCache, GenerationConfig, StoppingCriteria, StoppingCriteriaList
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 _SHARED_LAYERS = frozenset({DynamicLayer, DynamicSlidingWindowLayer})
 _LENGTH_DEPENDENT = ("dynamic", "longrope")
 """Position embeddings that depend on the longest row of a batch, so that rows would change each other."""
+HasEnded = Callable[[Sequence[int]], bool]
+"""Tells of tokens whether they end what they belong to; asked after each of them."""
 
 
 def why_not_shared(model: Any) -> str | None:
@@ -47,6 +49,7 @@ def generate_plain(
     max_new_tokens: int,
     stop_token_ids: Iterable[int],
     pad_token_id: int,
+    has_ended: HasEnded | None = None,
 ) -> list[list[int]]:
     """Continue a batch of prompts greedily with the model's own `generate`.
 
@@ -56,6 +59,7 @@ def generate_plain(
         max_new_tokens (`int`): The most tokens to generate a prompt.
         stop_token_ids (`list[int]`): Tokens that end a continuation.
         pad_token_id (`int`): Fills up the batch; masked everywhere.
+        has_ended (`Callable`, *optional*): Tells of the tokens of a continuation whether they end it.
 
     Returns:
         `list[list[int]]`: The continuations, each up to and with its stop token.
@@ -76,8 +80,9 @@ def generate_plain(
         "input_ids": torch.tensor(ids, device=model.device),
         "attention_mask": torch.tensor(mask, device=model.device),
     }
-    output = model.generate(**inputs, generation_config=config)
-    return [_cut(row, stops) for row in output[:, longest:].tolist()]
+    criteria = StoppingCriteriaList([] if has_ended is None else [_Ends(has_ended, longest)])
+    output = model.generate(**inputs, generation_config=config, stopping_criteria=criteria)
+    return [_cut(row, stops, has_ended) for row in output[:, longest:].tolist()]
 
 
 def base_of(model: Any) -> Any:
@@ -101,6 +106,25 @@ def _rope_type(config: Any) -> str | None:
     return kind
 
 
-def _cut(tokens: list[int], stops: set[int]) -> list[int]:
-    end = next((index + 1 for index, token in enumerate(tokens) if token in stops), len(tokens))
-    return tokens[:end]
+def _cut(tokens: list[int], stops: set[int], has_ended: HasEnded | None) -> list[int]:
+    for length, token in enumerate(tokens, start=1):
+        if token in stops or (has_ended is not None and has_ended(tokens[:length])):
+            return tokens[:length]
+    return tokens
+
+
+class _Ends(StoppingCriteria):
+    """Ends the rows of which a function says so.
+
+    Args:
+        has_ended (`Callable`): Is asked of what stands behind the prompt.
+        begin (`int`): Where that begins.
+    """
+
+    def __init__(self, has_ended: HasEnded, begin: int) -> None:
+        self._has_ended = has_ended
+        self._begin = begin
+
+    def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
+        ended = [self._has_ended(row) for row in input_ids[:, self._begin :].tolist()]
+        return torch.tensor(ended, device=input_ids.device)

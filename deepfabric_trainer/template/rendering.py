@@ -7,6 +7,7 @@ from typing import Any
 import jinja2
 
 from deepfabric_trainer.errors import ConfigError, TemplateError
+from deepfabric_trainer.processing import tokenizer_of
 from deepfabric_trainer.schema import Message, Tool
 from deepfabric_trainer.template.brackets import Span, has_brackets, take_out
 from deepfabric_trainer.template.catalogue import KnownTools
@@ -66,7 +67,7 @@ class ChatTemplate:
         direct: DirectRenderer | None = None,
     ) -> None:
         self.processing_class = processing_class
-        self.tokenizer = getattr(processing_class, "tokenizer", processing_class)
+        self.tokenizer = tokenizer_of(processing_class)
         self.variables = dict(variables or {})
         self._chosen = chat_template
         self._dialects: dict[str, Dialect] = {}

@@ -1,6 +1,6 @@
 """Parsing generated text into tool calls, and scoring the calls."""
 
-from deepfabric_trainer.toolcalls.parsing import ParsedResponse, parse_tool_calls, stop_token_ids
+from deepfabric_trainer.toolcalls.parsing import ParsedResponse, parse_tool_calls, stop_token_ids, turn_end
 from deepfabric_trainer.toolcalls.scoring import (
     ToolCallScore,
     overall_score,
@@ -24,5 +24,6 @@ __all__ = [
     "stop_token_ids",
     "summarize_scores",
     "tool_table",
+    "turn_end",
     "wilson_interval",
 ]

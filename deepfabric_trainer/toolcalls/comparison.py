@@ -1,11 +1,11 @@
 """Calls as name and arguments, and when two of them are equal."""
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from deepfabric_trainer.errors import DataFormatError
+from deepfabric_trainer.schema import strict_json
 
 Call = tuple[str, Any]
 """A name and arguments."""
@@ -34,8 +34,8 @@ def _function(call: Mapping[str, Any], path: str) -> Call:
         arguments = {}
     if isinstance(arguments, str):
         try:
-            arguments = json.loads(arguments)
-        except (ValueError, RecursionError):
+            arguments = strict_json.decode(arguments)
+        except ValueError:
             return function["name"], arguments
     return function["name"], arguments
 

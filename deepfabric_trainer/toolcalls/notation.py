@@ -9,12 +9,15 @@ from typing import Any
 from deepfabric_trainer.template.habits import TAG
 from deepfabric_trainer.toolcalls.argument_types import Schemas
 from deepfabric_trainer.toolcalls.pieces import lenient, pieces
-from deepfabric_trainer.toolcalls.readers import Reader
-from deepfabric_trainer.toolcalls.values import Malformed
+from deepfabric_trainer.toolcalls.readers import NamedJsonReader, Reader
+from deepfabric_trainer.toolcalls.values import Data, Malformed
 
 _PROGRAM_TAG = "<|python_tag|>"
 """What models of templates that put nothing before a call were taught to put there all the same."""
 _NEVER = re.compile("(?!)")
+_MOST_BLANKS = 20
+_PUNCTUATION = tuple("_.,:;!?()'\"`")
+_WORDS_BEHIND = re.compile(r"[ \t]*(?=[\w.,:;!?()'\"`])")
 
 
 @dataclass(frozen=True)
@@ -57,9 +60,13 @@ class CallNotation:
             if opening is None:
                 return
             start, position, in_block, error = opening
+            if error is not None and self._is_mentioned(text, start):
+                position = start + 1
+                continue
             if error is not None:
                 yield FoundCall(start, len(text), error=error)
                 return
+            is_first = True
             while True:
                 try:
                     function, end = self.reader.read(text, position, schemas)
@@ -68,9 +75,14 @@ class CallNotation:
                     if in_block and self.block_close and following is None:
                         end = self._behind(text, end, self._block_close, self.block_close, "the calls are")
                 except Malformed as malformed:
+                    is_data = isinstance(malformed, Data) and not self.is_introduced
+                    if is_first and (is_data or self._is_mentioned(text, start)):
+                        position = max(position, start + 1)
+                        break
                     yield FoundCall(start, len(text), error=str(malformed))
                     return
                 yield FoundCall(start, end, function=function)
+                is_first = False
                 if following is None or following.end() == end:
                     position = end
                     break
@@ -80,6 +92,15 @@ class CallNotation:
     def is_introduced(self) -> bool:
         """Whether something stands before calls by which they are told from text."""
         return re.search(r"\w{2}|[^\w\s\[\](){}\"']{2}", self.block_open + self.item_open) is not None
+
+    def _is_mentioned(self, text: str, start: int) -> bool:
+        """Tell whether a mark stands inside a line of prose: words before it, and words behind it that are no call."""
+        mark = self._marks.match(text, start) if self.is_introduced else None
+        before = text[max(start - _MOST_BLANKS, 0) : start].rstrip(" \t")[-1:]
+        if mark is None or TAG.match(mark[0]) is None or not (before.isalnum() or before in _PUNCTUATION):
+            return False
+        behind = _WORDS_BEHIND.match(text, mark.end())
+        return behind is not None and re.compile(self.reader.beginning).match(text, behind.end()) is None
 
     def _next_opening(self, text: str, position: int) -> tuple[int, int, bool, str | None] | None:
         """Return where the next call is introduced, where it begins, whether in a block, and what is wrong."""
@@ -118,10 +139,22 @@ class CallNotation:
 
     @cached_property
     def _opening(self) -> re.Pattern[str]:
-        block, item = lenient(self.block_open), lenient(self.item_open)
+        block, item = lenient(self.block_open), "|".join(filter(None, (lenient(self.item_open), self._elsewhere)))
+        item = f"(?:{item})" if self._elsewhere else item
         if not item:
             return re.compile(rf"(?P<block>{block})")
         return re.compile(rf"(?P<block>{block}\s*{item})|{item}" if block else rf"(?P<block>(?!)){item}|{item}")
+
+    @cached_property
+    def _elsewhere(self) -> str:
+        """Matches what introduces calls to other things than functions: `to=browser.search` is no `to=functions.f`.
+
+        What is called so keeps the whole of its name, which no declared tool has.
+        """
+        functions = re.fullmatch(r"(.*=)\w+\.", self.item_open)
+        if functions is None or not isinstance(self.reader, NamedJsonReader):
+            return ""
+        return rf"{lenient(functions[1])}(?={self.reader.head})"
 
     @cached_property
     def _following(self) -> re.Pattern[str]:
@@ -160,7 +193,7 @@ class CallNotation:
         openings = dict.fromkeys(filter(None, (_first(self.block_open), _first(self.item_open))))
         closings = dict.fromkeys(TAG.findall(self.item_close) + TAG.findall(self.block_close))
         stray = [re.escape(tag) for tag in closings if tag not in openings]
-        opening = "|".join(map(re.escape, openings))
+        opening = "|".join(filter(None, (*map(re.escape, openings), self._elsewhere)))
         return re.compile(rf"(?P<opening>{opening})" + (rf"|(?P<stray>{'|'.join(stray)})" if stray else ""))
 
 

@@ -1,10 +1,12 @@
 """From generated ids or text to content, reasoning and tool calls."""
 
 import operator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from deepfabric_trainer.errors import DataFormatError
+from deepfabric_trainer.processing import tokenizer_of
 from deepfabric_trainer.toolcalls.argument_types import Schemas, schemas_of
 from deepfabric_trainer.toolcalls.dialects import TurnDialect, find_dialect, find_form
 from deepfabric_trainer.toolcalls.turns import TurnForm, cut
@@ -68,13 +70,37 @@ def parse_tool_calls(
 
 def stop_token_ids(processing_class: Any) -> list[int]:
     """Return the ids that end an assistant turn: the eos token, and what this template and others write there."""
-    tokenizer = _tokenizer(processing_class)
+    tokenizer = tokenizer_of(processing_class)
     tokens = [stop for stop in find_form(processing_class).stops if _is_token(tokenizer, stop)]
     return sorted({*tokenizer.convert_tokens_to_ids(tokens), tokenizer.eos_token_id} - {None})
 
 
-def _tokenizer(processing_class: Any) -> Any:
-    return getattr(processing_class, "tokenizer", processing_class)
+def turn_end(processing_class: Any) -> Callable[[Sequence[int]], bool] | None:
+    """Return what tells of generated ids that the turn has ended, where several tokens spell out its end.
+
+    Args:
+        processing_class (`PreTrainedTokenizerBase` or `ProcessorMixin`): Its chat template says how a turn ends.
+
+    Returns:
+        `Callable`, *optional*: Asked after each token; `None` where a single token ends a turn.
+    """
+    tokenizer = tokenizer_of(processing_class)
+    stops = _spelled_out(tokenizer, find_form(processing_class))
+    if not stops:
+        return None
+    # No token is shorter than a byte, but for those that are nothing.
+    most = max(len(stop.encode()) for stop in stops) + 1
+
+    def has_ended(ids: Sequence[int]) -> bool:
+        text = tokenizer.decode(ids[-most:], skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return any(stop in text for stop in stops)
+
+    return has_ended
+
+
+def _spelled_out(tokenizer: Any, form: TurnForm) -> list[str]:
+    """Return the ends of turns that are no tokens."""
+    return [stop for stop in form.own_stops if not _is_token(tokenizer, stop)]
 
 
 def _is_token(tokenizer: Any, text: str) -> bool:
@@ -83,15 +109,14 @@ def _is_token(tokenizer: Any, text: str) -> bool:
 
 def _text(processing_class: Any, ids_or_text: Any, form: TurnForm) -> str:
     """Return the text of a turn up to its end."""
-    tokenizer = _tokenizer(processing_class)
+    tokenizer = tokenizer_of(processing_class)
     if isinstance(ids_or_text, str):
         return cut(ids_or_text, filter(None, (*form.stops, tokenizer.eos_token, tokenizer.pad_token)))
-    spelled_out = [stop for stop in form.own_stops if not _is_token(tokenizer, stop)]
-    return cut(_decode(processing_class, ids_or_text), spelled_out)
+    return cut(_decode(processing_class, ids_or_text), _spelled_out(tokenizer, form))
 
 
 def _decode(processing_class: Any, ids: Any) -> str:
-    tokenizer = _tokenizer(processing_class)
+    tokenizer = tokenizer_of(processing_class)
     try:
         ids = [operator.index(token_id) for token_id in ids]
     except (TypeError, ValueError) as error:

@@ -1,12 +1,13 @@
 """Readers of one call: JSON, Pythonic, and keys with values, for whatever a template puts around them."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from deepfabric_trainer.toolcalls.argument_types import Schemas
 from deepfabric_trainer.toolcalls.pieces import skip_space
-from deepfabric_trainer.toolcalls.values import WORDS, Malformed, evaluate, read_json, read_value, text_end
+from deepfabric_trainer.toolcalls.values import WORDS, Data, Malformed, evaluate, read_json, read_value, text_end
 
 NAME = r"[^\s<>{}()\[\]\"',=]{1,256}"
 
@@ -72,6 +73,8 @@ class JsonReader:
         if not isinstance(name, str) or not name:
             raise Malformed("the call has no name")
         keys = (self.arguments_key, *_ARGUMENT_KEYS)
+        if schemas and name not in schemas and not any(key in value for key in keys):
+            raise Data(f"{name!r} is no tool, and there are no arguments")
         arguments = next((value[key] for key in keys if key in value), None)
         if self.as_text and isinstance(arguments, str):
             arguments, _ = read_json(arguments or "{}", 0)
@@ -89,13 +92,18 @@ class NamedJsonReader:
     between: str
 
     @property
+    def head(self) -> str:
+        """A pattern of what stands before the arguments."""
+        return rf"({NAME}){self.between}"
+
+    @property
     def beginning(self) -> str:
         """See [`Reader`]."""
         return rf"{NAME}{self.between}\{{"
 
     def read(self, text: str, position: int, schemas: Schemas) -> tuple[dict[str, Any], int]:
         """See [`Reader`]."""
-        head = re.compile(rf"\s*({NAME}){self.between}").match(text, position)
+        head = re.compile(rf"\s*{self.head}").match(text, position)
         if head is None:
             raise Malformed("the call has no name, or no arguments behind it")
         value, end = read_json(text, head.end())
@@ -146,9 +154,10 @@ class PythonicReader:
         quote = text[position : position + 1]
         if quote not in ("'", '"'):
             return read_value(text, position)
-        end = text_end(text, position) if self.escapes else None
-        if end is not None and self._END.match(text, end):
-            return evaluate(_one_line(text[position:end])), end
+        literals = list(_texts(text, position)) if self.escapes else []
+        if literals and self._END.match(text, literals[-1][1]):
+            # Python takes texts beside each other for one.
+            return evaluate(" ".join(_one_line(text[begin:end]) for begin, end in literals)), literals[-1][1]
         # Without escapes, or with a forgotten one, the text ends where an argument can end.
         last = re.compile(rf"{quote}(?=\s*(?:,\s*[^\n=,()'\"]{{1,256}}=|\)\s*(?:[,\]<]|$)))").search(
             text, position + 1
@@ -234,6 +243,18 @@ def _object(value: Any, what: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise Malformed(f"{what} are not an object")
     return value
+
+
+def _texts(text: str, position: int) -> Iterator[tuple[int, int]]:
+    """Go over quoted texts with only white space between them: where each begins, and the position behind it."""
+    while text[position : position + 1] in ("'", '"'):
+        end = text_end(text, position)
+        if end is None:
+            return
+        yield position, end
+        position = skip_space(text, end)
+        if position == end:
+            return
 
 
 def _one_line(literal: str) -> str:

@@ -25,6 +25,10 @@ class Malformed(Exception):
     """A call that cannot be read; the message says why."""
 
 
+class Data(Malformed):
+    """What looks like a call at first sight, and is data: it names no tool that there is, and has no arguments."""
+
+
 def read_json(text: str, position: int) -> tuple[Any, int]:
     """Read the JSON value at a position; return it with the position behind it.
 

@@ -55,13 +55,19 @@ class XmlReader:
             end = last.search(text, key.end()) or re.compile(shut).search(text, key.end())
             if end is None:
                 raise Malformed(f"the argument {key[1]!r} of {name!r} is not closed by {self.closing.strip()}")
-            written, position = text[key.end() : end.start()], end.end()
+            written, position = self._value(text, key.end(), end.start()), end.end()
             is_told = self.between != self.between_other
             if self.quoted or (is_told and key[2] is None):
                 arguments[key[1]] = _json_or_text(written)
             else:
                 arguments[key[1]] = written if is_told else typed_argument(written, name, key[1], schemas)
         return {"name": name, "arguments": arguments}, position
+
+    def _value(self, text: str, begin: int, end: int) -> str:
+        """Return a value without the line breaks around it, where they are those of Windows: one gives up its LF."""
+        value = text[begin:end]
+        on_lines = self.between.endswith("\n") and text[begin - 1] != "\n"
+        return value[2:-1] if on_lines and value.startswith("\r\n") and value.endswith("\r") else value
 
 
 def _against_value(text: str, *, at_end: bool) -> str:

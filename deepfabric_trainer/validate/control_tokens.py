@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from deepfabric_trainer.processing import tokenizer_of
 from deepfabric_trainer.schema import Message
 from deepfabric_trainer.validate.broken import Broken
 from deepfabric_trainer.validate.report import Rule, Severity
@@ -91,7 +92,7 @@ def control_tokens_of(processing_class: Any) -> ControlTokens:
     Args:
         processing_class (`PreTrainedTokenizerBase` or `ProcessorMixin`): The tokenizer, or a processor around one.
     """
-    tokenizer = getattr(processing_class, "tokenizer", processing_class)
+    tokenizer = tokenizer_of(processing_class)
     templates = str(getattr(processing_class, "chat_template", "")) + str(getattr(tokenizer, "chat_template", ""))
     added = getattr(tokenizer, "added_tokens_decoder", {}).values()
     chosen = [token.content for token in added if token.special or _is_written(token.content, templates)]

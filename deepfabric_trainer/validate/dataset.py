@@ -31,6 +31,7 @@ def validate_dataset(dataset: Iterable[Mapping[str, Any]], processing_class: Any
     Raises:
         ConfigError: If the dataset is several datasets or the name of one, or the processing class has no chat
             template.
+        DataFormatError: If the dataset has no rows, as `None`.
 
     Example:
     ```python
@@ -60,7 +61,14 @@ def require_rows(dataset: Any) -> None:
 
     Raises:
         ConfigError: If it is several datasets or the name of one.
+        DataFormatError: If it has no rows at all, as `None` has none.
     """
+    if not hasattr(dataset, "__iter__") and not hasattr(dataset, "__getitem__"):
+        raise DataFormatError(
+            f"the dataset is of type {type(dataset).__name__}",
+            expected="rows: a `Dataset`, a list or an iterable of them",
+            fix="pass the rows, such as those of `load_dataset(..., split='train')`",
+        )
     if isinstance(dataset, Mapping | str):
         kind = f"splits ({', '.join(map(str, dataset))})" if isinstance(dataset, Mapping) else "a text"
         raise ConfigError(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
-from deepfabric_trainer import ConfigError, ConversationEncoder, analyze_dataset
+from deepfabric_trainer import ConfigError, ConversationEncoder, DataFormatError, analyze_dataset, validate_dataset
 from deepfabric_trainer.analyze import Catalogue, dataset
 from deepfabric_trainer.analyze.tokens import shared_part
 from deepfabric_trainer.rows import to_dataset
@@ -62,6 +62,13 @@ class TestCounts:
             "0 rows, 0 messages\nturns       0 by the assistant: 0 make a call, 0 make none\n\n"
             "What to look at\n- There are no rows."
         )
+
+    @pytest.mark.parametrize("dataset", [None, 7])
+    def test_of_what_has_no_rows(self, dataset: Any) -> None:
+        with pytest.raises(DataFormatError, match=f"the dataset is of type {type(dataset).__name__}"):
+            analyze_dataset(dataset)
+        with pytest.raises(DataFormatError, match="Expected rows"):
+            validate_dataset(dataset)
 
     def test_rows_stay_as_they_are(self) -> None:
         rows = tool_rows()

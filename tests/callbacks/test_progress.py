@@ -94,6 +94,31 @@ def test_an_evaluation_has_a_bar_while_it_lasts(open_terminal, run):
     subject.tell("train_end")
 
 
+@pytest.mark.parametrize("event", ["evaluate", "predict"])
+def test_an_evaluation_outside_of_training_has_a_bar(open_terminal, run, event):
+    terminal = open_terminal()
+    subject = run()
+    subject.tell("train_begin")
+    subject.tell("train_end")
+    for _ in range(2):
+        terminal.truncate(0)
+        for _ in range(4):
+            subject.tell("prediction_step", eval_dataloader=[0] * 4)
+        assert sys.stderr is not terminal
+        subject.tell(event, metrics={})
+        assert sys.stderr is terminal
+        assert re.search(r"evaluation .*4/4", shown(terminal))
+        assert "training" not in shown(terminal)
+
+
+def test_an_evaluation_outside_of_training_has_none_where_none_is_wanted(open_terminal, run):
+    terminal = open_terminal()
+    subject = run(disable_tqdm=True)
+    subject.tell("prediction_step", eval_dataloader=[0] * 4)
+    subject.tell("evaluate", metrics={})
+    assert shown(terminal) == ""
+
+
 def test_lines_stand_whole_above_the_bar(open_terminal, run):
     terminal = open_terminal()
     handler = logging.StreamHandler(sys.stderr)

@@ -123,6 +123,23 @@ class TestWhenItIsWritten:
         assert read(tmp_path)["measurements"][0]["exact_match"] == 0.75
         assert read(tmp_path)["status"] == "finished"
 
+    def test_an_evaluation_behind_the_end_is_of_the_best_model(self, tmp_path):
+        """It is loaded then, while the global step stays that of the last one."""
+        run = Run(tmp_path, RunReportCallback())
+        run.args.load_best_model_at_end = True
+        run.tell("train_begin")
+        for exact in (0.75, 0.25):
+            run.step(loss=1.0)
+            run.state.log_history.append(measured(run.state.global_step, exact))
+        run.state.best_model_checkpoint, run.state.best_global_step = str(tmp_path / "checkpoint-1"), 1
+        run.tell("train_end")
+        run.state.log_history.append(measured(2, 0.8))
+        journal_of(run.control).add(GenerationResult(2, {}, samples(1.0)))
+        run.tell("evaluate", metrics={})
+        seen = [(one["step"], one["exact_match"]) for one in read(tmp_path)["measurements"]]
+        assert seen == [(1, 0.8), (2, 0.25)]
+        assert run.state.log_history[-1]["step"] == 2, "the trainer's own log is left alone"
+
     def test_readable_by_who_may_read_new_files(self, tmp_path):
         before = os.umask(0o077)
         try:

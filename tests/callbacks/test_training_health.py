@@ -12,14 +12,17 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from datasets import Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from deepfabric_trainer.callbacks import TrainingHealthCallback
+from deepfabric_trainer.callbacks._health import run
 from deepfabric_trainer.callbacks._health.monitor import StepNumbers
 from deepfabric_trainer.callbacks._health.probe import StepProbe
+from deepfabric_trainer.callbacks._health.resources import memory_in_use
 from deepfabric_trainer.callbacks._journal import RunEvent, journal_of
 from deepfabric_trainer.collators import PackingCollator, SharedPrefixCollator, ToolCallCollator
 from deepfabric_trainer.errors import ConfigError
@@ -365,6 +368,60 @@ class TestTrends:
         assert (event.kind, event.step, event.action) == ("slow_input", 51, "stop")
         assert trainer.state.global_step == 51
 
+    @pytest.mark.slow
+    def test_plateau(self, make_trainer):
+        """A rate at which nothing moves, as of weights that are all frozen but for a few."""
+        callback = TrainingHealthCallback({"plateau": "stop"})
+        trainer = make_trainer(encoded(20), callback, learning_rate=1e-12, max_steps=450)
+        trainer.train()
+        (event,) = events(trainer)
+        assert (event.kind, event.step, event.action, event.severity) == ("plateau", 400, "stop", "info")
+        assert event.evidence["now"] == pytest.approx(event.evidence["before"], rel=1e-3)
+        assert trainer.state.global_step == 400
+
+    def test_a_loss_that_is_computed_outside_of_the_model(self, make_trainer):
+        """Only the logs show the training loss then; evaluations are compared with those."""
+
+        def loss_of(outputs: Any, labels: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+            return torch.nn.functional.cross_entropy(outputs.logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+
+        options = {"eval_strategy": "steps", "eval_steps": 20, "learning_rate": 1e-2}
+        other = Dataset.from_list(garbled(encoded(4), 0, 1, 2, 3))
+        trainer = make_trainer(encoded(160), TrainingHealthCallback(), eval_dataset=other, **options)
+        trainer.compute_loss_func = loss_of
+        trainer.train()
+        assert {event.kind for event in events(trainer)} == {"memorizing", "overfitting"}
+
+
+class TestMemory:
+    def test_of_the_machine(self, make_trainer, monkeypatch):
+        """A machine with little more memory than the run takes."""
+        total = int(psutil.Process().memory_info().rss / 0.97)
+        memory = SimpleNamespace(total=total, available=int(0.02 * total))
+        monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+        trainer = make_trainer(encoded(8), TrainingHealthCallback({"memory": "stop"}))
+        trainer.train()
+        (event,) = events(trainer)
+        assert (event.kind, event.action) == ("memory", "stop")
+        assert event.message.startswith("the memory of the host is 98% full")
+        assert "dataloader_num_workers" in event.advice
+        assert trainer.state.global_step == 2, "what is seen at the end of a step is said in the next one"
+
+    def test_of_a_device(self, make_trainer, monkeypatch):
+        """A device that has had to make room, as PyTorch tells of it."""
+        monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 70 * 2**30)
+        monkeypatch.setattr(torch.cuda, "memory_stats", lambda device: {"num_alloc_retries": 3})
+        monkeypatch.setattr(
+            torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=80 * 2**30)
+        )
+        monkeypatch.setattr(run, "memory_in_use", lambda device: memory_in_use("cuda:0"))
+        trainer = make_trainer(encoded(8), TrainingHealthCallback())
+        trainer.train()
+        (event,) = events(trainer)
+        assert (event.kind, event.step, event.evidence["retries"]) == ("memory", 2, 3)
+        assert "70 of 80 GiB" in event.message
+        assert "gradient checkpointing" in event.advice
+
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*")
@@ -441,6 +498,20 @@ class TestRollback:
             assert all(torch.equal(value, recorder.moments[40][number][name]) for name, value in moments.items())
         # The schedule goes on from step 30, too: one step on it, at half the rate.
         assert recorder.rates[40] == pytest.approx(recorder.rates[30] / 2)
+
+    def test_goes_back_to_a_later_step_where_losses_are_not_seen(self, make_trainer, make_tiny_model):
+        model = make_tiny_model()
+
+        class Overflow(TrainerCallback):
+            def on_step_begin(self, args, state, control, **kwargs):
+                if state.global_step == 24:
+                    model.model.norm.weight.register_hook(lambda gradient: gradient * math.inf)
+
+        callback = TrainingHealthCallback({"nan": "rollback"}, rollback_every=10, max_rollbacks=1)
+        trainer = make_trainer(encoded(52), callback, Overflow(), model=model, label_smoothing_factor=0.1)
+        trainer.train()
+        assert [(event.step, event.action) for event in events(trainer)] == [(25, "rollback"), (26, "stop")]
+        assert "after step 20 again" in events(trainer)[0].message
 
     @pytest.mark.filterwarnings("ignore:.*torch.jit.*")
     def test_adapters(self, make_trainer, poisoned):

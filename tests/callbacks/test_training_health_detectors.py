@@ -217,7 +217,9 @@ class TestEvaluations:
     def test_one_batch_that_is_all_right_is_not_known_by_heart(self):
         monitor = Monitor()
         for accuracy in (0.9, 0.95, 0.88, 1.0):
-            monitor.logged({"loss": 0.3, "mean_token_accuracy": accuracy}, sees_gradients=True, sees_norm=True)
+            monitor.logged(
+                {"loss": 0.3, "mean_token_accuracy": accuracy}, sees_losses=True, sees_gradients=True, sees_norm=True
+            )
         metrics = {"eval_loss": 0.3, "eval_mean_token_accuracy": 0.93, "eval_runtime": 1}
         assert monitor.evaluated(metrics, 4) == []
 
@@ -279,8 +281,8 @@ class TestMonitor:
     def test_logs_are_read_where_steps_show_nothing(self):
         monitor = Monitor()
         logs = {"loss": 0.0, "grad_norm": math.nan}
-        assert monitor.logged(logs, sees_gradients=True, sees_norm=True) == []
-        (finding,) = monitor.logged(logs, sees_gradients=False, sees_norm=False)
+        assert monitor.logged(logs, sees_losses=True, sees_gradients=True, sees_norm=True) == []
+        (finding,) = monitor.logged(logs, sees_losses=True, sees_gradients=False, sees_norm=False)
         assert (finding.kind, finding.form) == ("nan", "gradient")
 
     def test_gradient_spikes_of_logged_norms(self):
@@ -288,7 +290,7 @@ class TestMonitor:
         found = []
         for step in range(100):
             logs = {"loss": 1.0, "grad_norm": 50.0 if step == 90 else 0.9 + 0.001 * step}
-            found += monitor.logged(logs, sees_gradients=True, sees_norm=False)
+            found += monitor.logged(logs, sees_losses=True, sees_gradients=True, sees_norm=False)
         assert [finding.message for finding in found] == ["the gradient norm is 50, 52 times the usual 0.9595"]
 
     def test_a_norm_that_is_not_even_clipped_is_no_spike(self):

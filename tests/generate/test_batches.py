@@ -17,7 +17,8 @@ from transformers import (
 )
 
 from deepfabric_trainer.errors import DataFormatError
-from deepfabric_trainer.generate import BatchGenerator, batches, generate_with_shared_prefix
+from deepfabric_trainer.generate import BatchGenerator, batches, generate_with_shared_prefix, generation_mode
+from deepfabric_trainer.generate.plain import generate_plain
 
 PREFIX = [(7 * index) % 250 for index in range(60)]
 PROMPTS = [
@@ -67,8 +68,17 @@ def test_equals_row_by_row(make_tiny_model, family, attention):
 def test_the_prefix_is_computed_once(tiny_model):
     counter = CountTokens(tiny_model)
     generate_with_shared_prefix(tiny_model, PROMPTS, **OPTIONS | {"max_new_tokens": 1})
+    own = [len(prompt) - len(PREFIX) - 1 for prompt in PROMPTS]
+    # The last token of each gives the answer.
+    assert counter.total == len(PREFIX) + sum(own) + len(PROMPTS)
+
+
+def test_where_rows_are_padded_the_prefix_is_computed_once_too(tiny_model):
+    tiny_model.set_attn_implementation("eager")
+    counter = CountTokens(tiny_model)
+    generate_with_shared_prefix(tiny_model, PROMPTS, **OPTIONS | {"max_new_tokens": 1})
     own = sorted((len(prompt) - len(PREFIX) - 1 for prompt in PROMPTS), reverse=True)
-    # Own tokens but for the last are padded to the longest of a batch of 3; the last one of each gives the answer.
+    # Own tokens but for the last are padded to the longest of a batch of 3.
     assert counter.total == len(PREFIX) + 3 * own[0] + 2 * own[3] + len(PROMPTS)
 
 
@@ -89,8 +99,65 @@ def test_rows_that_have_ended_are_not_computed_any_more(tiny_model):
     counter = CountTokens(tiny_model)
     options = OPTIONS | {"stop_token_ids": stops, "batch_size": 4}
     assert generate_with_shared_prefix(tiny_model, PROMPTS[:4], **options) == ended
+    own = sum(len(prompt) - len(PREFIX) - 1 for prompt in PROMPTS[:4])
     # Four rows until two have ended, two until one more has, and the last.
-    assert counter.total == len(PREFIX) + 3 * 29 + 6 * 4 + 2 * 2 + 16
+    assert counter.total == len(PREFIX) + own + 6 * 4 + 2 * 2 + 16
+
+
+def test_rows_of_several_beginnings_leave_when_they_have_ended(tiny_model):
+    """Beginnings of different lengths, rows in no order, one that shares nothing, one without a token of its own."""
+    one, other = PREFIX, [*range(100, 140)]
+    prompts = [[*one, 5], [*other, 1, 2], [*one, *range(9)], [77, 3], [*other, 9], [*one, 4], other, [*one, 8, 8, 8]]
+    endless = [greedy(tiny_model, prompt, 24, []) for prompt in prompts]
+    stops = [endless[1][2], endless[3][1], endless[0][4], endless[7][3]]
+    rows = [greedy(tiny_model, prompt, 24, stops) for prompt in prompts]
+    assert len({len(row) for row in rows}) > 2, "rows must leave at different times for this test to say something"
+    options = OPTIONS | {"stop_token_ids": stops, "batch_size": 8}
+    assert generate_with_shared_prefix(tiny_model, prompts, **options) == rows
+
+
+def test_what_rows_share_is_not_copied_to_them(tiny_model):
+    lengths = set()
+
+    def note(module: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        if kwargs["hidden_states"].shape[:2] == (7, 1):
+            (layer, *_) = kwargs["past_key_values"].layers
+            lengths.add(layer.keys.shape[2])
+
+    tiny_model.model.layers[0].self_attn.register_forward_pre_hook(note, with_kwargs=True)
+    generate_with_shared_prefix(tiny_model, PROMPTS, **OPTIONS | {"batch_size": 7})
+    longest = max(map(len, PROMPTS)) - len(PREFIX)
+    assert lengths == {longest - 1 + OPTIONS["max_new_tokens"]}
+
+
+def test_the_models_attention_is_as_before(tiny_model):
+    def fail(module: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        if kwargs["input_ids"].shape[1] == 1:
+            assert tiny_model.config._attn_implementation != "sdpa"
+            raise RuntimeError("out of something")
+
+    tiny_model.register_forward_pre_hook(fail, with_kwargs=True)
+    with pytest.raises(RuntimeError, match="out of something"):
+        generate_with_shared_prefix(tiny_model, PROMPTS, **OPTIONS)
+    assert tiny_model.config._attn_implementation == "sdpa"
+
+
+def test_a_continuation_that_several_tokens_end(tiny_model):
+    endless = [greedy(tiny_model, prompt, 24, []) for prompt in PROMPTS]
+    ends = {tuple(endless[0][4:6]), tuple(endless[3][9:11])}
+
+    def has_ended(tokens: Any) -> bool:
+        return tuple(tokens[-2:]) in ends
+
+    rows = [row[: next((end for end in range(2, 24) if has_ended(row[:end])), 24)] for row in endless]
+    assert len({len(row) for row in rows}) > 1, "some rows must stop early for this test to say something"
+    counter = CountTokens(tiny_model)
+    options = OPTIONS | {"stop_token_ids": [], "has_ended": has_ended}
+    assert generate_with_shared_prefix(tiny_model, PROMPTS, **options) == rows
+    assert counter.total < len(PREFIX) + sum(map(len, PROMPTS)) - len(PREFIX) * len(PROMPTS) + 24 * len(PROMPTS)
+    plain = {name: value for name, value in options.items() if name != "batch_size"}
+    with generation_mode(tiny_model) as ready:
+        assert generate_plain(ready, PROMPTS, **plain) == rows
 
 
 def test_a_generator_goes_on_from_what_it_has_computed(tiny_model):

@@ -1,5 +1,6 @@
 """What models write beside what their templates would: other white space, other order, headers of their own."""
 
+import time
 from typing import Any
 
 import pytest
@@ -102,3 +103,97 @@ def test_ends_of_turns_are_learned(name: str, stops: list[str]) -> None:
     tokenizer = tokenizer_with(name)
     assert set(tokenizer.convert_tokens_to_ids(stops)) <= set(stop_token_ids(tokenizer))
     assert tokenizer.convert_tokens_to_ids("<|end|>") not in stop_token_ids(tokenizer)
+
+
+WEATHER = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Put <tool_call> and </tool_call> around it.",
+        "The tag is `<tool_call>`, and `</tool_call>` ends it.",
+        "Write (<tool_call>) first.",
+    ],
+)
+def test_a_tag_that_prose_mentions_is_text(text: str) -> None:
+    qwen = tokenizer_with("qwen3")
+    assert parse_tool_calls(qwen, text) == ParsedResponse(text, None, [], None)
+    behind = '\n<tool_call>{"name": "f", "arguments": {"x": 1}}</tool_call>'
+    assert parse_tool_calls(qwen, text + behind) == ParsedResponse(text, None, F, None)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "I look. <tool_call>",
+        'I look. <tool_call>{"nam',
+        "I look. <tool_call> {name: f} </tool_call>",
+        "I look.\n<tool_call> is how it begins.",
+        '{"name": "f", "arguments": {}} </tool_call> done.',
+    ],
+)
+def test_a_tag_with_an_attempt_at_a_call_is_malformed(text: str) -> None:
+    assert parse_tool_calls(tokenizer_with("qwen3"), text).error is not None
+
+
+def test_many_mentions_are_read_in_a_moment() -> None:
+    began = time.process_time()
+    parsed = parse_tool_calls(tokenizer_with("qwen3"), "a <tool_call> b </tool_call> c " * 5_000)
+    assert parsed.error is None
+    assert time.process_time() - began < 2
+
+
+def test_data_with_a_name_is_no_call_where_nothing_introduces_calls() -> None:
+    llama, data = tokenizer_with("llama3_1"), '{"name": "Alice", "age": 3}'
+    assert parse_tool_calls(llama, data, WEATHER) == ParsedResponse(data, None, [], None)
+    assert parse_tool_calls(llama, data).error is not None, "without the tools nobody can tell"
+    assert parse_tool_calls(llama, '{"name": "f"}', WEATHER).error is not None
+    (made,) = parse_tool_calls(llama, '{"name": "g", "parameters": {}}', WEATHER).tool_calls
+    assert made == call("g"), "a tool that there is not is a call all the same, and a false one"
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ('<|channel|>commentary to=browser.search <|constrain|>json<|message|>{"x": 1}<|call|>', "browser.search"),
+        ('<|channel|>analysis to=browser.search code<|message|>{"x": 1}<|call|>', "browser.search"),
+        ('<|channel|>commentary to=python <|constrain|>json<|message|>{"x": 1}<|call|>', "python"),
+    ],
+)
+def test_harmony_calls_beside_functions(text: str, name: str) -> None:
+    parsed = parse_tool_calls(tokenizer_with("gptoss"), text)
+    assert parsed == ParsedResponse("", None, [call(name, x=1)], None)
+
+
+def test_harmony_code_is_an_attempt_at_a_call_and_prose_is_none() -> None:
+    harmony = tokenizer_with("gptoss")
+    code = "<|channel|>analysis to=python code<|message|>print(1)<|call|>"
+    assert "not readable JSON" in str(parse_tool_calls(harmony, code).error)
+    prose = "<|channel|>final<|message|>Set to=5, or to=x.y, then.<|return|>"
+    assert parse_tool_calls(harmony, prose) == ParsedResponse("Set to=5, or to=x.y, then.", None, [], None)
+
+
+@pytest.mark.parametrize(
+    ("written", "value"),
+    [("'a' \"b\"", "ab"), ("'a'\n'b' 'c'", "abc"), ("'it's 'so''", "it's 'so'"), ("'a' 'b", None)],
+)
+def test_pythonic_texts_beside_each_other_are_one(written: str, value: str | None) -> None:
+    text = f"<|tool_call_start|>[f(x={written}, y=1)]<|tool_call_end|>"
+    parsed = parse_tool_calls(tokenizer_with("lfm2_v2"), text)
+    assert parsed.tool_calls == ([] if value is None else [call("f", x=value, y=1)])
+    assert (parsed.error is None) == (value is not None)
+
+
+@pytest.mark.parametrize(
+    ("value", "read"), [("Rome", "Rome"), ("a\r\nb", "a\r\nb"), ("\r\n x \r\n", "\r\n x \r\n"), ("", "")]
+)
+def test_xml_with_the_line_breaks_of_windows(value: str, read: str) -> None:
+    rows = ("<tool_call>", "<function=f>", "<parameter=x>", value, "</parameter>", "</function>", "</tool_call>")
+    parsed = parse_tool_calls(tokenizer_with("qwen3_6"), "\r\n".join(rows))
+    assert parsed.tool_calls == [call("f", x=read)]
+
+
+def test_a_carriage_return_at_the_end_of_a_value_is_its_own() -> None:
+    text = "<tool_call>\n<function=f>\n<parameter=x>\nRome\r\n</parameter>\n</function>\n</tool_call>"
+    assert parse_tool_calls(tokenizer_with("qwen3_6"), text).tool_calls == [call("f", x="Rome\r")]
