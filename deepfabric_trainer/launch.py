@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from accelerate import PartialState
 from accelerate.utils import DistributedType
 
 logger = logging.getLogger(__name__)
@@ -69,9 +68,9 @@ def warn_of_launch(args: Any) -> None:
             missing.count,
         )
     asks_for_fsdp = bool(args.fsdp) or os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
-    if asks_for_fsdp and args.distributed_state.distributed_type == DistributedType.MULTI_CPU:
-        if PartialState().is_main_process:
-            logger.warning("FSDP was asked for, and accelerate has none on CPUs: each process holds the whole model")
+    is_on_cpus = args.distributed_state.distributed_type == DistributedType.MULTI_CPU
+    if asks_for_fsdp and is_on_cpus and args.process_index == 0:
+        logger.warning("FSDP was asked for, and accelerate has none on CPUs: each process holds the whole model")
 
 
 def missing_cpu_processes() -> AskedProcesses | None:

@@ -52,7 +52,9 @@ def test_fsdp_that_accelerate_does_not_give_is_missed(
 ) -> None:
     def warnings(kind: DistributedType, fsdp: bool) -> list[str]:
         caplog.clear()
-        args: Any = SimpleNamespace(fsdp=fsdp, distributed_state=SimpleNamespace(distributed_type=kind))
+        args: Any = SimpleNamespace(
+            fsdp=fsdp, process_index=0, distributed_state=SimpleNamespace(distributed_type=kind)
+        )
         with caplog.at_level(logging.WARNING, "deepfabric_trainer"):
             warn_of_launch(args)
         return [record.message for record in caplog.records]
