@@ -4,10 +4,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from accelerate import PartialState
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from deepfabric_trainer.callbacks._health.findings import read_policies
+from deepfabric_trainer.callbacks._health.processes import ProcessesDifferError, together
 from deepfabric_trainer.callbacks._health.run import HealthRun
 from deepfabric_trainer.callbacks._health.settings import Settings
 
@@ -73,6 +75,7 @@ class TrainingHealthCallback(TrainerCallback, ExportableState):
         self.settings = Settings(read_policies(policies), max_rollbacks, rollback_lr_factor, rollback_every)
         self.last_state: dict[str, Any] = {}
         self._run: HealthRun | None = None
+        self._has_failed = False
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps, in the form of transformers' `ExportableState`."""
@@ -89,6 +92,7 @@ class TrainingHealthCallback(TrainerCallback, ExportableState):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Begin anew, or go on from the checkpoint's state."""
         self._end()
+        self._has_failed = False
         saved: dict[str, Any] = {}
         name = type(self).__name__
         if state.global_step > 0:
@@ -97,7 +101,7 @@ class TrainingHealthCallback(TrainerCallback, ExportableState):
         state.stateful_callbacks.setdefault(name, self.state())
         self.settings.refuse_unsupported(kwargs.get("optimizer"))
         with self._harmless():
-            self._run = HealthRun(self.settings, args, state, kwargs, saved)
+            self._run = together(lambda: HealthRun(self.settings, args, state, kwargs, saved))
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Begin to wait for data."""
@@ -184,6 +188,16 @@ class TrainingHealthCallback(TrainerCallback, ExportableState):
         """Let the run go on without this callback if it fails."""
         try:
             yield
-        except Exception:
+        except ProcessesDifferError:
             self._end()
-            logger.warning("watching the run's health failed, and the run goes on without\n%s", traceback.format_exc())
+            raise
+        except Exception:
+            if self._run is not None and PartialState().num_processes > 1:
+                self._run.look_no_more()  # the other processes still ask this one
+            else:
+                self._end()
+            if not self._has_failed:
+                logger.warning(
+                    "watching the run's health failed, and the run goes on without\n%s", traceback.format_exc()
+                )
+            self._has_failed = True

@@ -14,7 +14,7 @@ from deepfabric_trainer.collators.tree_attention import tree_attention
 from deepfabric_trainer.config import DeepFabricSFTConfig
 from deepfabric_trainer.head import trained_positions_only
 from deepfabric_trainer.laid_out import mask_for_backbone, with_tokens_of_examples
-from deepfabric_trainer.launch import warn_of_missing_cpu_processes
+from deepfabric_trainer.launch import warn_of_launch
 from deepfabric_trainer.loss import mean_weight, weigh
 from deepfabric_trainer.loss_settings import columns_beside_labels, find_obstacle, refuse_weights, weights_for_collator
 from deepfabric_trainer.region_metrics import RegionMetrics, without_repeats
@@ -86,7 +86,7 @@ class DeepFabricTrainer(ResumableTrainer):
         self._facts = facts_of(model, args)
         if isinstance(args, DeepFabricSFTConfig) and args.packing and args.max_length is None:
             args.max_length = self._facts.context_length
-        warn_of_missing_cpu_processes()
+        warn_of_launch(args)
         is_ours = isinstance(args, DeepFabricSFTConfig)
         # The parent refuses all else, by its type.
         conversations = isinstance(train_dataset, Dataset | IterableDataset) and (

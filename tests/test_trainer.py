@@ -17,6 +17,7 @@ from deepfabric_trainer.callbacks import MetricEarlyStoppingCallback, SampleGene
 from deepfabric_trainer.collators import SharedPrefixCollator, ToolCallCollator
 from deepfabric_trainer.encode import ConversationEncoder
 from deepfabric_trainer.errors import ConfigError, DataFormatError
+from deepfabric_trainer.launch import AskedProcesses
 from deepfabric_trainer.rows import to_dataset
 from tests.fixtures.tiny import QUIET, TOOLS, call, tiny_model, tiny_tokenizer, tool_rows
 
@@ -463,7 +464,7 @@ def test_without_args_the_config_is_ours(tmp_path: Path, monkeypatch: pytest.Mon
 def test_processes_that_accelerate_did_not_start_are_missed(
     make_trainer: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("deepfabric_trainer.launch.missing_cpu_processes", lambda: 2)
+    monkeypatch.setattr("deepfabric_trainer.launch.missing_cpu_processes", lambda: AskedProcesses(2))
     with caplog.at_level(logging.WARNING, "deepfabric_trainer"):
         make_trainer(DeepFabricTrainer, DeepFabricSFTConfig, tool_rows())
     assert "asked for 2 processes" in caplog.text

@@ -48,17 +48,20 @@ def replay(
     prompts = [prompt for conversation in conversations for prompt in conversation]
     options = generation_options(model, processing_class, prompts, max_new_tokens)
 
-    def play(mine: Sequence[int]) -> list[ReplayedConversation]:
-        played: list[ReplayedConversation] = []
-        with generation_mode(model) as ready:
+    # Every process enters, also one without a share.
+    with generation_mode(model) as ready:
+
+        def play(mine: Sequence[int]) -> list[ReplayedConversation]:
+            played: list[ReplayedConversation] = []
             for begin in range(0, len(mine), batch_size):
                 if begin and deadline is not None and time.monotonic() >= deadline:
                     break
                 batch = [conversations[index] for index in mine[begin : begin + batch_size]]
                 played += _play(ready, processing_class, batch, known, options)
-        return played
+            return played
 
-    return sorted(spread(len(conversations), play).values(), key=lambda conversation: conversation.row)
+        played = spread(len(conversations), play)
+    return sorted(played.values(), key=lambda conversation: conversation.row)
 
 
 def summarize_replays(replays: Sequence[ReplayedConversation]) -> dict[str, float]:

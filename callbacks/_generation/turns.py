@@ -9,7 +9,7 @@ from accelerate.utils import gather_object
 
 from deepfabric_trainer.callbacks._generation.prompts import Prompt
 from deepfabric_trainer.callbacks._measurements import TurnSample
-from deepfabric_trainer.generate import generate_with_shared_prefix
+from deepfabric_trainer.generate import generate_with_shared_prefix, generation_mode
 from deepfabric_trainer.processing import tokenizer_of
 from deepfabric_trainer.toolcalls import (
     parse_tool_calls,
@@ -49,11 +49,14 @@ def generate_turns(
     """
     options = generation_options(model, processing_class, prompts, max_new_tokens)
 
-    def generate(mine: Sequence[int]) -> list[list[int]]:
-        ids = [prompts[index].input_ids for index in mine]
-        return generate_with_shared_prefix(model, ids, batch_size=batch_size, deadline=deadline, **options)
+    # Every process enters, also one without a share.
+    with generation_mode(model) as ready:
 
-    generated = spread(len(prompts), generate)
+        def generate(mine: Sequence[int]) -> list[list[int]]:
+            ids = [prompts[index].input_ids for index in mine]
+            return generate_with_shared_prefix(ready, ids, batch_size=batch_size, deadline=deadline, **options)
+
+        generated = spread(len(prompts), generate)
     samples = [compare(processing_class, prompts[index], ids) for index, ids in generated.items()]
     return sorted(samples, key=lambda sample: (sample.row, len(sample.prompt)))
 

@@ -262,8 +262,8 @@ def _nothing_to_train(numbers: StepNumbers) -> list[Finding]:
         return []
     batches = len(numbers.labels)
     message = (
-        "no label of the step is trained"
-        if len(empty) == batches
+        "no label of the batch is trained"
+        if batches == 1
         else f"no label is trained in {len(empty)} of the step's {batches} micro-batches"
     )
     evidence = {"batches": len(empty), "of": batches}

@@ -1,14 +1,58 @@
 """What the processes of a run have found, put together."""
 
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather, gather_object
 
 from deepfabric_trainer.callbacks._health.findings import Finding
+
+_T = TypeVar("_T")
+
+
+class ProcessesDifferError(RuntimeError):
+    """The processes of a run no longer hold the same weights, and training them on makes no sense."""
+
+
+def together(act: Callable[[], _T]) -> _T:
+    """Do something in every process, and fail in all of them if it fails in one.
+
+    All processes call it at the same point of the run.
+
+    Args:
+        act (`Callable`): What to do; itself without an exchange between processes.
+
+    Raises:
+        RuntimeError: If it failed in another process only; with its traceback.
+    """
+    if PartialState().num_processes == 1:
+        return act()
+    failure: Exception | None = None
+    report: str | None = None
+    try:
+        done = act()
+    except Exception as error:
+        failure, report = error, traceback.format_exc()
+    reports = gather_object([report])
+    if failure is not None:
+        raise failure
+    for process, other in enumerate(reports):
+        if other is not None:
+            raise RuntimeError(f"it failed in process {process}:\n{other}")
+    return done
+
+
+def all_agree(is_so: bool) -> bool:
+    """Tell whether every process says yes. All processes call it at the same point of the run."""
+    state = PartialState()
+    if state.num_processes == 1:
+        return is_so
+    votes: Any = gather(torch.tensor([is_so], device=state.device))
+    return bool(votes.all())
 
 
 def gather_findings(findings: Sequence[Finding]) -> list[Finding]:

@@ -1,6 +1,6 @@
 """Going back to weights from before the trouble, at a lower learning rate."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -68,9 +68,23 @@ class RollbackPoint:
         self.step, self._factor = step, factor
         return True
 
-    def restore(self, model: Any, optimizer: Any, scheduler: Any, *, factor: float) -> None:
+    def read(self, model: Any) -> dict[str, Any]:
+        """Return what is kept, which `restore` puts back.
+
+        Args:
+            model (`torch.nn.Module`): The model that it is for, not wrapped.
+
+        Raises:
+            Exception: If the file is gone or damaged, or is of another model.
+        """
+        kept: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
+        for name, parameter in _trained(model):
+            if kept["weights"][name].shape != parameter.shape:
+                raise ValueError(f"{self.path} is of another model: {name} has another shape in it")
+        return kept
+
+    def restore(self, kept: Mapping[str, Any], model: Any, optimizer: Any, scheduler: Any, *, factor: float) -> None:
         """Put weights, optimizer and schedule back, with the learning rate of the run multiplied by `factor`."""
-        kept = torch.load(self.path, map_location="cpu", weights_only=True)
         with torch.no_grad():
             for name, parameter in _trained(model):
                 parameter.copy_(kept["weights"][name])

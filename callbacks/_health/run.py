@@ -15,7 +15,12 @@ from accelerate import PartialState
 from deepfabric_trainer.callbacks._health.findings import CAN_ROLL_BACK, CAN_SKIP, Finding, Policy
 from deepfabric_trainer.callbacks._health.monitor import Monitor
 from deepfabric_trainer.callbacks._health.probe import StepProbe
-from deepfabric_trainer.callbacks._health.processes import gather_findings
+from deepfabric_trainer.callbacks._health.processes import (
+    ProcessesDifferError,
+    all_agree,
+    gather_findings,
+    together,
+)
 from deepfabric_trainer.callbacks._health.reporter import Reporter
 from deepfabric_trainer.callbacks._health.resources import memory_in_use
 from deepfabric_trainer.callbacks._health.rollback import RollbackPoint, drop_gradients
@@ -91,6 +96,11 @@ class HealthRun:
             "rollback_step": None if self._point is None else self._point.step,
         }
 
+    def look_no_more(self) -> None:
+        """Find nothing any more, and do only what other processes find to be done."""
+        self._is_blind = True
+        self.probe.close()
+
     def idle(self) -> None:
         """Say that from now on the trainer waits for the next batch, as far as anyone can tell."""
         self._idle_since = time.monotonic()
@@ -121,8 +131,8 @@ class HealthRun:
         is_due = state.global_step % self.settings.rollback_every == 0
         is_quiet = state.global_step - self._last_trouble >= _QUIET_STEPS
         is_well = self.monitor.divergence.is_near_best or not self._sees_losses
-        if self._point is not None and is_due and is_quiet and is_well:
-            self._keep(state, parts)
+        if self._point is not None and is_due and is_quiet and all_agree(is_well):
+            together(lambda: self._keep(state, parts))
 
     def read_logs(self, logs: Mapping[str, Any], state: Any, control: Any) -> None:
         """Read what the steps could not show."""
@@ -164,8 +174,7 @@ class HealthRun:
         try:
             return look()
         except Exception:
-            self._is_blind = True
-            self.probe.close()
+            self.look_no_more()
             logger.warning("watching the run's health failed, and the run goes on without\n%s", traceback.format_exc())
             return []
 
@@ -218,9 +227,19 @@ class HealthRun:
         return action, why
 
     def _go_back(self, point: RollbackPoint, parts: Mapping[str, Any]) -> str:
+        kept = together(lambda: point.read(parts["model"]))
         self.rollbacks += 1
         self.lr_factor *= self.settings.rollback_lr_factor
-        point.restore(parts["model"], parts["optimizer"], parts["lr_scheduler"], factor=self.lr_factor)
+        trained = (parts["model"], parts["optimizer"], parts["lr_scheduler"])
+        try:
+            together(lambda: point.restore(kept, *trained, factor=self.lr_factor))
+        except Exception as error:
+            if PartialState().num_processes == 1:
+                raise
+            raise ProcessesDifferError(
+                f"going back to step {point.step} failed in one process and not in others, which now hold other "
+                f"weights: {error}"
+            ) from error
         self.monitor.rolled_back()
         return (
             f"the weights are those after step {point.step} again, "

@@ -6,30 +6,35 @@ from typing import Any
 
 import torch
 from accelerate.utils import extract_model_from_parallel
-from torch.distributed.fsdp import FullyShardedDataParallel
-from torch.distributed.tensor import DTensor
 from transformers import GenerationConfig
 
-from deepfabric_trainer.errors import ConfigError
+from deepfabric_trainer.generate.sharded import whole_weights
 
 
 @contextmanager
 def generation_mode(model: Any) -> Iterator[Any]:
     """Yield the model without its wrappers, ready to generate; put everything back afterwards.
 
+    Weights that FSDP spreads over processes are whole in each: every process enters at the same point of the run, also
+    one that has nothing to generate. Inside this context others of the same model cost nothing.
+
     Inside, the model is in evaluation mode, without gradient checkpointing, with `use_cache` and a neutral generation
     config (no sampling, no penalties); modules that were compiled in place run as they are written, since each new
     length of a prompt would compile them anew. The state of torch's random generators is kept.
 
     Args:
-        model (`torch.nn.Module`): Perhaps wrapped in DDP or compiled.
+        model (`torch.nn.Module`): Perhaps wrapped in DDP or FSDP, or compiled.
 
     Raises:
-        ConfigError: If its weights are spread over processes, which would wait for each other forever.
+        ConfigError: If its weights are spread over processes in another way than FSDP's.
     """
-    model = extract_model_from_parallel(model, keep_torch_compile=False)
+    with whole_weights(model) as whole, _ready(extract_model_from_parallel(whole, keep_torch_compile=False)) as ready:
+        yield ready
+
+
+@contextmanager
+def _ready(model: Any) -> Iterator[Any]:
     modules = list(model.modules())
-    _refuse_sharded(modules)
     training = [module.training for module in modules]
     compiled = [(module, module._compiled_call_impl) for module in modules if module._compiled_call_impl is not None]
     checkpointed = [module for module in modules if getattr(module, "gradient_checkpointing", False) is True]
@@ -65,16 +70,3 @@ def generation_mode(model: Any) -> Iterator[Any]:
         torch.set_rng_state(cpu_state)
         if cuda_states:
             torch.cuda.set_rng_state_all(cuda_states)
-
-
-def _refuse_sharded(modules: list[torch.nn.Module]) -> None:
-    parameters = (parameter for module in modules for parameter in module.parameters(recurse=False))
-    if any(isinstance(module, FullyShardedDataParallel) for module in modules) or any(
-        isinstance(parameter, DTensor) or hasattr(parameter, "ds_id") for parameter in parameters
-    ):
-        raise ConfigError(
-            "the model's weights are spread over processes (FSDP, ZeRO-3 or tensor parallel), which generate "
-            "different numbers of tokens",
-            expected="a whole model in each process",
-            fix="generate after training, or train with DDP or ZeRO-2",
-        )
