@@ -1,6 +1,7 @@
 """The Hub, when it is not reached: what was wanted from it is named, and what was to be pushed is not lost."""
 
 import logging
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,12 +18,14 @@ _UNREACHED = (httpx.TransportError, ConnectionError, TimeoutError, LocalEntryNot
 
 
 @contextmanager
-def wanted(what: str, name: object) -> Iterator[None]:
+def wanted(what: str, name: object, *, by: str = "from_pretrained") -> Iterator[None]:
     """Load something by its name, and say so where it is neither on this machine nor within reach.
 
     Args:
         what (`str`): Such as `"the model"`.
         name (`object`): Its name. What is no text is loaded already, and errors are none of the Hub's.
+        by (`str`, *optional*, defaults to `"from_pretrained"`): The function that loads it: errors that did not come
+            through it are about something else.
 
     Raises:
         HubError: If the Hub was not reached. Other errors pass as they are.
@@ -33,7 +36,8 @@ def wanted(what: str, name: object) -> Iterator[None]:
         raise
     except Exception as error:
         reason = why_unreached(error) if isinstance(name, str) else None
-        if reason is None:
+        functions = {frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)}
+        if reason is None or by not in functions:
             raise
         raise HubError(
             f"{what} {name!r} is not on this machine, and the Hub was not reached ({reason})",

@@ -14,7 +14,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 from datasets import Dataset
-from transformers import ProcessorMixin
+from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
 from deepfabric_trainer.config import DeepFabricSFTConfig
 from deepfabric_trainer.errors import ConfigError
@@ -40,11 +40,11 @@ def look_at_settings(args: Any, processing_class: Any, data_collator: Any = None
     """
     if args.should_save:
         _require_writable(Path(args.output_dir), args)
-    if processing_class is None:
-        return
     tokenizer = _tokenizer_of(processing_class)
-    given = getattr(args, "pad_token", None) or getattr(tokenizer, "pad_token", None)
-    stop = getattr(args, "eos_token", None) or getattr(tokenizer, "eos_token", None)
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        return
+    given = getattr(args, "pad_token", None) or tokenizer.pad_token
+    stop = getattr(args, "eos_token", None) or tokenizer.eos_token
     if data_collator is None and given is None and stop is None:
         raise ConfigError(
             f"the tokenizer {type(tokenizer).__name__} has neither a pad token nor a stop token",
@@ -88,7 +88,7 @@ def look_at_run(trainer: Any, train_dataset: Any, eval_dataset: Any) -> None:
     if rows is None:
         return
     tokenizer = _tokenizer_of(trainer.processing_class)
-    largest = max(tokenizer.vocab_size - 1, *tokenizer.added_tokens_decoder, 0)
+    largest = max(tokenizer.vocab_size - 1, *getattr(tokenizer, "added_tokens_decoder", ()), 0)
     prepared = encoded if largest < rows else [*_named(trainer.train_dataset, trainer.eval_dataset)]
     deadline = time.monotonic() + _MOST_SECONDS
     for name, dataset in prepared:

@@ -41,7 +41,7 @@ def load_rows(name_or_path: str, *, split: str = "train") -> Dataset:
         with _whole_cache(name_or_path):
             return Dataset.from_parquet(str(path))
     try:
-        with wanted("the dataset", name_or_path), _whole_cache(name_or_path):
+        with wanted("the dataset", name_or_path, by="load_dataset"), _whole_cache(name_or_path):
             return load_dataset(name_or_path, split=split)
     except ConfigError:
         raise

@@ -104,6 +104,8 @@ def encode_dataset(
         mapped, accounts = _entries(dataset, encoding, fingerprint, num_proc=num_proc, name=name)
     except Exception as error:
         if not is_damage(error):
+            if "abruptly died" in str(error):
+                error.add_note("mostly the system ends it when memory runs out: take fewer `dataset_num_proc`")
             raise
         path = cache_file_for(dataset, fingerprint) or dataset._get_cache_file_path(fingerprint)
         logger.warning("%s dataset: what is cached in %s is damaged (%s), and is made anew", name, path, error)

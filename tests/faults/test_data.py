@@ -2,6 +2,8 @@
 
 import json
 import logging
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -105,6 +107,7 @@ def failing_row() -> Iterator[int]:
         yield 5
 
 
+@pytest.mark.usefixtures("cache")
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 @pytest.mark.parametrize("preparation", ["eager", "lazy"])
 def test_a_row_that_raises_in_a_worker_is_named(tmp_path: Path, failing_row: int, preparation: str) -> None:
@@ -113,6 +116,23 @@ def test_a_row_that_raises_in_a_worker_is_named(tmp_path: Path, failing_row: int
         make_trainer(tmp_path, preparation=preparation, **workers).train()
     said = [str(error.value), *getattr(error.value, "__notes__", ())]
     assert [words for words in said if f"while row {failing_row} of the dataset was prepared" in words]
+
+
+@pytest.mark.usefixtures("cache")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_killed_process_that_prepares_rows_ends_the_run_with_its_likely_cause(tmp_path: Path) -> None:
+    main_process = os.getpid()
+
+    def die(self: RowPreparer, number: int, row: Any) -> Any:
+        assert os.getpid() != main_process
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with (
+        mock.patch.object(RowPreparer, "_prepare", die),
+        pytest.raises(RuntimeError, match="subprocesses has abruptly died") as error,
+    ):
+        make_trainer(tmp_path, dataset_num_proc=2)
+    assert "when memory runs out: take fewer `dataset_num_proc`" in error.value.__notes__[0]
 
 
 def test_rejected_rows_that_cannot_be_written_do_not_hide_the_reason(

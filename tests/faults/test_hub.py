@@ -1,6 +1,7 @@
 """The Hub is not reached."""
 
 import logging
+from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from unittest import mock
 
 import httpx
 import pytest
+from datasets import Dataset
 
 from deepfabric_trainer import DeepFabricSFTConfig, DeepFabricTrainer, HubError
 from deepfabric_trainer.cli import main
@@ -30,11 +32,13 @@ def test_a_model_that_is_not_here_is_named(tmp_path: Path) -> None:
 
 def test_a_tokenizer_that_is_not_beside_its_model_is_named(tmp_path: Path) -> None:
     tiny_model(tiny_tokenizer()).save_pretrained(tmp_path / "model")
-    failed = OSError("We couldn't connect to the Hub")
-    failed.__cause__ = httpx.ConnectError("refused")
+
+    def from_pretrained(*args: Any, **options: Any) -> None:
+        raise OSError("We couldn't connect to the Hub") from httpx.ConnectError("refused")
+
     args = DeepFabricSFTConfig(str(tmp_path / "run"), **QUIET)
     with (
-        mock.patch("trl.trainer.sft_trainer.AutoProcessor.from_pretrained", side_effect=failed),
+        mock.patch("trl.trainer.sft_trainer.AutoProcessor.from_pretrained", from_pretrained),
         pytest.raises(HubError, match=r"the model or its tokenizer '.*model' is not on this machine"),
     ):
         DeepFabricTrainer(str(tmp_path / "model"), args=args, train_dataset=to_dataset(tool_rows()))
@@ -67,6 +71,23 @@ def test_other_errors_of_loading_are_not_taken_for_it(tmp_path: Path) -> None:
     ):
         DeepFabricTrainer("some/model", args=DeepFabricSFTConfig(str(tmp_path), **QUIET), train_dataset=None)
     assert not isinstance(error.value, HubError)
+
+
+def test_a_stream_that_breaks_off_is_not_taken_for_the_model(tmp_path: Path) -> None:
+    tokenizer = tiny_tokenizer()
+    tiny_model(tokenizer).save_pretrained(tmp_path / "model")
+
+    def rows() -> Iterator[Any]:
+        yield from tool_rows()[:1]
+        raise httpx.ConnectError("refused")
+
+    with pytest.raises(httpx.ConnectError):
+        DeepFabricTrainer(
+            str(tmp_path / "model"),
+            args=DeepFabricSFTConfig(str(tmp_path / "run"), max_steps=1, packing=True, **QUIET),
+            processing_class=tokenizer,
+            train_dataset=Dataset.from_generator(rows, streaming=True),
+        ).train()
 
 
 @pytest.fixture
