@@ -31,7 +31,7 @@ class ProgressDisplay:
     """
 
     def __init__(self, stream: Any, total: int | None, done: int, what: str = "training") -> None:
-        console = Console(file=stream)
+        console = _Console(file=stream)
         self._progress = Progress(
             SpinnerColumn(finished_text="[green]✓"),
             TextColumn("{task.description}"),
@@ -82,6 +82,14 @@ class ProgressDisplay:
             self.hide_inner()
         finally:
             self._progress.stop()
+
+
+class _Console(Console):
+    """One that does not end the program when nobody reads any more; whoever draws goes on without a bar."""
+
+    def on_broken_pipe(self) -> None:
+        """Pass the error on, where the parent exits."""
+        raise
 
 
 def _is_terminal(stream: Any) -> bool:

@@ -14,6 +14,7 @@ from deepfabric_trainer.callbacks._sinks.background_sender import BackgroundSend
 from deepfabric_trainer.callbacks._sinks.deepfabric import DeepFabricSink
 from deepfabric_trainer.callbacks._sinks.deepfabric_endpoint import Endpoint, check_url
 from deepfabric_trainer.callbacks._sinks.jsonl import JsonLinesSink
+from deepfabric_trainer.callbacks._sinks.patience import PatientSink
 from deepfabric_trainer.callbacks._sinks.records import MetricsRecord, Run
 from deepfabric_trainer.callbacks._sinks.sink import Sink
 from deepfabric_trainer.callbacks._sinks.spool import Spool
@@ -37,8 +38,8 @@ class MetricsLoggerCallback(TrainerCallback):
     - A DeepFabric server, if there is a key: start and end of the run and its metrics, in the background. Neither
       samples nor prompts nor events are sent. What the server does not take waits in `deepfabric_spool.jsonl`.
 
-    Only the main process writes. A place that fails is named once in the log, and the run goes on. Fields and the
-    protocol: `docs/logging.md`.
+    Only the main process writes. A place that fails is named once in the log, and the run goes on; for a dashboard
+    that does not answer it waits 10 seconds, once. Fields and the protocol: `docs/logging.md`.
 
     Args:
         samples_per_log (`int`): How many turns of a measurement to show on dashboards; the files have all.
@@ -147,11 +148,11 @@ class MetricsLoggerCallback(TrainerCallback):
         report_to = args.report_to or []
         self._sinks = [JsonLinesSink(run)]
         if "wandb" in report_to:
-            self._sinks.append(WandbSink(run, self.samples_per_log))
+            self._sinks.append(PatientSink(WandbSink(run, self.samples_per_log)))
         if "tensorboard" in report_to:
             self._sinks.append(TensorBoardSink(folder, self.samples_per_log))
         if "trackio" in report_to:
-            self._sinks.append(TrackioSink(self.samples_per_log))
+            self._sinks.append(PatientSink(TrackioSink(self.samples_per_log)))
         try:
             sender = self._sender(folder) if training else None
         except ConfigError as error:

@@ -1,7 +1,7 @@
 import logging
 import os
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -13,7 +13,7 @@ from deepfabric_trainer.callbacks._report.earlier_reports import set_aside_other
 from deepfabric_trainer.callbacks._report.followed_run import FollowedRun, JournalReader, describe_data
 from deepfabric_trainer.callbacks._report.metrics_json import render_json
 from deepfabric_trainer.callbacks._report.page import render_html, render_markdown
-from deepfabric_trainer.callbacks._report.record import RunStatus
+from deepfabric_trainer.callbacks._report.record import RunRecord, RunStatus
 from deepfabric_trainer.callbacks._unfinished import Unfinished, in_one_line, last_error
 from deepfabric_trainer.errors import ConfigError
 
@@ -195,17 +195,29 @@ class RunReportCallback(TrainerCallback):
         if self._run is None:
             return
         begin = monotonic()
+        if self._found is not None and self._file_there() is None:
+            logger.warning(
+                "the report in %s is gone, perhaps with the folder and all that was in it; it is written anew",
+                self._run.output_dir,
+            )
         try:
             record = self._run.record(status, error)
-            for name, render in _PAGES.items():
-                _write_whole(self._run.output_dir / name, render(record))
         except Exception:
             self._complain()
+        else:
+            for name, render in _PAGES.items():
+                self._write_page(self._run.output_dir / name, render, record)
         self._found = self._file_there()
         end = monotonic()
         self._earliest = end + _SHARE * (end - begin)
         self._next_time = max(self._earliest, end + self.every_seconds)
         self._is_due = self._has_logs = False
+
+    def _write_page(self, path: Path, render: Callable[[RunRecord], str], record: RunRecord) -> None:
+        try:
+            _write_whole(path, render(record))
+        except Exception:  # the other pages may go well
+            self._complain()
 
     def _complain(self) -> None:
         if not self._has_complained:

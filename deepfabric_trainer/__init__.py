@@ -11,6 +11,7 @@ if TYPE_CHECKING:
         ConfigError,
         DataFormatError,
         DeepFabricTrainerError,
+        HubError,
         RowTooLongError,
         TemplateError,
     )
@@ -34,6 +35,7 @@ _MODULE_OF = {
     "DeepFabricTrainer": "trainer",
     "DeepFabricTrainerError": "errors",
     "EncodedExample": "encode",
+    "HubError": "errors",
     "ParsedResponse": "toolcalls",
     "Region": "encode",
     "RowTooLongError": "errors",
@@ -60,6 +62,7 @@ __all__ = [
     "DeepFabricTrainer",
     "DeepFabricTrainerError",
     "EncodedExample",
+    "HubError",
     "ParsedResponse",
     "Region",
     "RowTooLongError",

@@ -4,6 +4,7 @@
 Exception
 └── DeepFabricTrainerError
     ├── ConfigError        (also a ValueError)  a setting, or a combination of settings, that cannot work
+    │   └── HubError       (also an OSError)    something of the Hub, which was not reached
     ├── DataFormatError    (also a ValueError)  a row, a message or a tool that is not what it should be
     │   └── RowTooLongError                     a row that does not fit into `max_length`
     ├── TemplateError      (also a ValueError)  a chat template that drops or changes what must be trained
@@ -54,6 +55,10 @@ class DeepFabricTrainerError(Exception):
 
 class ConfigError(DeepFabricTrainerError, ValueError):
     """A setting, or a combination of settings, that cannot work."""
+
+
+class HubError(ConfigError, OSError):
+    """Something that is wanted from the Hub, or to be pushed to it, while the Hub is not reached."""
 
 
 class DataFormatError(DeepFabricTrainerError, ValueError):

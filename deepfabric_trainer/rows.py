@@ -1,14 +1,19 @@
 """Reading rows from files, with line numbers in the errors, and keeping them whole in a `Dataset`."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import datasets
 from datasets import Dataset, load_dataset
 from datasets.exceptions import DatasetGenerationError
 from pyarrow import parquet
 
+from deepfabric_trainer.arrow_files import is_damage
 from deepfabric_trainer.errors import ConfigError, DataFormatError
+from deepfabric_trainer.hub import wanted
 from deepfabric_trainer.json_columns import encode_json_columns
 
 JSON_ENDINGS = {".jsonl", ".json", ".ndjson"}
@@ -21,7 +26,7 @@ def load_rows(name_or_path: str, *, split: str = "train") -> Dataset:
         name_or_path (`str`): A path, or a name on the Hub.
         split (`str`, *optional*, defaults to `"train"`): The split of a Hub dataset or folder.
     Raises:
-        ConfigError: If there is no such file, folder or dataset.
+        ConfigError: If there is no such file, folder or dataset; a `HubError`, if the Hub was not reached.
         DataFormatError: If a file cannot be read; it names the line.
     """
     path = Path(name_or_path)
@@ -33,9 +38,13 @@ def load_rows(name_or_path: str, *, split: str = "train") -> Dataset:
             parquet.read_schema(path)
         except (OSError, ValueError) as error:
             raise DataFormatError(f"not a Parquet file: {_first_line(error)}", where=str(path)) from error
-        return Dataset.from_parquet(str(path))
+        with _whole_cache(name_or_path):
+            return Dataset.from_parquet(str(path))
     try:
-        return load_dataset(name_or_path, split=split)
+        with wanted("the dataset", name_or_path, by="load_dataset"), _whole_cache(name_or_path):
+            return load_dataset(name_or_path, split=split)
+    except ConfigError:
+        raise
     except (OSError, ValueError, DatasetGenerationError) as error:
         raise ConfigError(
             f"cannot load the dataset {name_or_path!r}: {_first_line(error)}",
@@ -107,6 +116,20 @@ def _read_line(line: str, number: int, path: Path) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise DataFormatError(f"the line is of type {type(row).__name__}", expected="one JSON object", where=where)
     return row
+
+
+@contextmanager
+def _whole_cache(name: str) -> Iterator[None]:
+    """Name the cache of `datasets` when what it holds is damaged."""
+    try:
+        yield
+    except Exception as error:
+        if not is_damage(error):
+            raise
+        raise ConfigError(
+            f"what is cached of {name!r} is damaged: {_first_line(error)}",
+            fix=f"delete its folder in {datasets.config.HF_DATASETS_CACHE}, and load it anew",
+        ) from error
 
 
 def _require_file(path: Path) -> None:

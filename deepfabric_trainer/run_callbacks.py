@@ -13,6 +13,7 @@ from deepfabric_trainer.callbacks.progress import TrainingProgressCallback
 from deepfabric_trainer.callbacks.run_report import RunReportCallback
 from deepfabric_trainer.callbacks.training_health import TrainingHealthCallback
 from deepfabric_trainer.config import DeepFabricSFTConfig
+from deepfabric_trainer.known_failures import explain
 
 _LOGS_ONLY = {"nan": "log"}
 _READERS = (MetricsLoggerCallback, RunReportCallback)
@@ -72,11 +73,19 @@ def ask_for_metrics(trainer: Any, prefix: str) -> dict[str, float]:
 
 
 @contextmanager
-def ending_well(callbacks: Iterable[Any]) -> Iterator[None]:
-    """When an exception ends the training, say so in the report; give the terminal back in any case."""
+def ending_well(callbacks: Iterable[Any], args: Any) -> Iterator[None]:
+    """When an exception ends the training, say so in the report, and what it comes from where that is known.
+
+    The terminal is given back in any case.
+
+    Args:
+        callbacks (`Iterable[TrainerCallback]`): Of the trainer.
+        args (`TrainingArguments`): Of the run.
+    """
     try:
         yield
     except BaseException as error:
+        explain(error, args)
         for callback in callbacks:
             if isinstance(callback, RunReportCallback):
                 callback.failed(error)

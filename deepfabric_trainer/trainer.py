@@ -13,13 +13,16 @@ from deepfabric_trainer.batches import checked, choose_collator, padded_like, wi
 from deepfabric_trainer.collators.tree_attention import tree_attention
 from deepfabric_trainer.config import DeepFabricSFTConfig
 from deepfabric_trainer.head import trained_positions_only
+from deepfabric_trainer.hub import HubPushes, wanted
 from deepfabric_trainer.laid_out import mask_for_backbone, with_tokens_of_examples
 from deepfabric_trainer.launch import warn_of_launch
 from deepfabric_trainer.loss import mean_weight, weigh
 from deepfabric_trainer.loss_settings import columns_beside_labels, find_obstacle, refuse_weights, weights_for_collator
+from deepfabric_trainer.preflight import look_at_run, look_at_settings
 from deepfabric_trainer.region_metrics import RegionMetrics, without_repeats
 from deepfabric_trainer.resumable import ResumableTrainer
 from deepfabric_trainer.run_callbacks import add_own_callbacks, ask_for_metrics, ending_well, give, put_readers_last
+from deepfabric_trainer.run_folder import own_folder
 from deepfabric_trainer.steps import OptimizerStep
 from deepfabric_trainer.training_order import Grouping, find_sampler
 from deepfabric_trainer.training_rows import (
@@ -34,7 +37,7 @@ from deepfabric_trainer.training_rows import (
 )
 
 
-class DeepFabricTrainer(ResumableTrainer):
+class DeepFabricTrainer(HubPushes, ResumableTrainer):
     """Drop-in for [`~trl.SFTTrainer`] that trains on exactly the right tokens of tool-calling conversations.
 
     The constructor is `SFTTrainer`'s. With a [`DeepFabricSFTConfig`] only the assistant is trained, up to the model's
@@ -55,7 +58,8 @@ class DeepFabricTrainer(ResumableTrainer):
 
     Raises:
         DataFormatError: If rows cannot be trained on; it counts them by cause and names the first.
-        ConfigError: If settings cannot work together.
+        ConfigError: If settings, model, tokenizer and output folder cannot work together.
+        HubError: If something is wanted by its name, and the Hub is not reached.
     """
 
     _total_train_tokens: int
@@ -83,6 +87,7 @@ class DeepFabricTrainer(ResumableTrainer):
         if args is None:
             name = model if isinstance(model, str) else model.config.name_or_path
             args = DeepFabricSFTConfig(f"{name.rstrip('/').split('/')[-1] or 'model'}-SFT")
+        look_at_settings(args, processing_class, data_collator)
         self._facts = facts_of(model, args)
         if isinstance(args, DeepFabricSFTConfig) and args.packing and args.max_length is None:
             args.max_length = self._facts.context_length
@@ -105,7 +110,7 @@ class DeepFabricTrainer(ResumableTrainer):
         self._accounts: dict[str, dict[str, Any]] = {}
         self.region_metrics = RegionMetrics()
         self._step = OptimizerStep(self, getattr(args, "max_tokens_per_batch", None))
-        with without_assistant_only_loss(args, conversations):
+        with without_assistant_only_loss(args, conversations), wanted("the model or its tokenizer", model):
             super().__init__(
                 model=model,
                 args=args,
@@ -123,6 +128,7 @@ class DeepFabricTrainer(ResumableTrainer):
                 peft_config=peft_config,
                 formatting_func=formatting_func,
             )
+        look_at_run(self, train_dataset, eval_dataset)
         add_own_callbacks(self)
         put_readers_last(self.callback_handler.callbacks)
         give(self.callback_handler.callbacks, self._rows, self._accounts)
@@ -144,7 +150,7 @@ class DeepFabricTrainer(ResumableTrainer):
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train as the parent does, and leave report and terminal in order also after an exception."""
-        with ending_well(self.callback_handler.callbacks):
+        with ending_well(self.callback_handler.callbacks, self.args), own_folder(self.args):
             return super().train(*args, **kwargs)
 
     def evaluate(

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import psutil
@@ -66,6 +67,8 @@ class FollowedRun:
         earlier = read_earlier(self.output_dir / "metrics.json", state.global_step) if resumed else Earlier()
         now = datetime.now().astimezone()
         self.started = earlier.started or now
+        self._seconds_before = max((now - self.started).total_seconds(), 0.0)
+        self._began = monotonic()
         self.events = list(earlier.events)
         if resumed:
             self.events.append(RunEvent("resumed", state.global_step, "The run was resumed here.", severity="info"))
@@ -141,6 +144,7 @@ class FollowedRun:
             data=self.data,
             settings=self.settings,
             environment=self.environment,
+            seconds=self._seconds_before + monotonic() - self._began,
         )
 
     def _history(self) -> list[Mapping[str, Any]]:

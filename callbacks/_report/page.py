@@ -168,7 +168,7 @@ def _tiles(record: RunRecord, measured: Sequence[Measurement]) -> list[Tile]:
             note = f"{short(points[0][1])} at first" if len(points) > 1 else ""
             tiles.append(Tile(label, short(points[-1][1]), note))
     tiles.append(Tile("Steps", f"{record.step:,}", f"of {record.max_steps:,}" if record.max_steps > 0 else ""))
-    tiles.append(Tile("Time", duration((record.written - record.started).total_seconds())))
+    tiles.append(Tile("Time", duration(record.duration)))
     if record.speeds:
         tiles.append(Tile("Tokens per second", short(record.speeds[-1][1])))
     return tiles

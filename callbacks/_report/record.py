@@ -76,6 +76,8 @@ class RunRecord:
         data (`Sequence[tuple[str, str]]`): What is known of the data, as pairs of a name and a fact.
         settings (`Mapping[str, str]`): Training arguments that are not the default, without secrets.
         environment (`Mapping[str, str]`): Versions, device, memory, command.
+        seconds (`float`, *optional*): How long it took so far. `None`: as long as the clock on the wall says, which
+            somebody may have set meanwhile.
     """
 
     status: RunStatus
@@ -98,6 +100,12 @@ class RunRecord:
     data: Sequence[tuple[str, str]] = ()
     settings: Mapping[str, str] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
+    seconds: float | None = None
+
+    @property
+    def duration(self) -> float:
+        """How long it took so far (seconds)."""
+        return (self.written - self.started).total_seconds() if self.seconds is None else self.seconds
 
     @property
     def stopped_early(self) -> bool:

@@ -99,6 +99,7 @@ class BackgroundSender:
             self._to_spool(self._in_flight, first=True)
             self._in_flight = []
             self._to_spool(self._emptied_queue())
+            self._guarded(self._spool.tidy)
 
     def _start(self) -> None:
         self._stopping = False

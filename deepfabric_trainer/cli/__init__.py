@@ -21,8 +21,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv (`Sequence[str]`, *optional*): The arguments; those of the process when not given.
 
     Returns:
-        `int`: The exit code: 0 when all is well, 1 when `check` found broken rows or `preview` could show none, 2 when
-        the command could not be run as it was given, 130 after SIGINT; `train` exits with 143 after SIGTERM.
+        `int`: The exit code: 0 when all is well, 1 when `check` found broken rows, `preview` could show none or
+        `train` was stopped by what the watch over its health found, 2 when the command could not be run as it was
+        given, 130 after SIGINT; `train` exits with 143 after SIGTERM.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["train"]:  # its options are those of the config, parsed by TRL's parser

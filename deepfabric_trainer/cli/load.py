@@ -6,7 +6,8 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
-from deepfabric_trainer.errors import ConfigError, DataFormatError
+from deepfabric_trainer.errors import ConfigError, DataFormatError, HubError
+from deepfabric_trainer.hub import wanted
 from deepfabric_trainer.rows import JSON_ENDINGS, load_rows, read_rows
 from deepfabric_trainer.schema import conversation_key
 
@@ -37,10 +38,13 @@ def load_tokenizer(name_or_path: str) -> Any:
     """Load a tokenizer.
 
     Raises:
-        ConfigError: If there is none of this name.
+        ConfigError: If there is none of this name; a `HubError`, if the Hub was not reached.
     """
     try:
-        return AutoTokenizer.from_pretrained(name_or_path)
+        with wanted("the tokenizer", name_or_path):
+            return AutoTokenizer.from_pretrained(name_or_path)
+    except HubError:
+        raise
     except (OSError, ValueError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ConfigError(

@@ -8,10 +8,12 @@ import yaml
 from transformers import AutoConfig
 from trl import ModelConfig, TrlParser, get_peft_config
 
+from deepfabric_trainer.callbacks._journal import RunEvent, journal_of
 from deepfabric_trainer.callbacks.sample_generation import SampleGenerationCallback
 from deepfabric_trainer.checkpoints import checkpoints_of
 from deepfabric_trainer.config import DeepFabricSFTConfig
-from deepfabric_trainer.errors import ConfigError
+from deepfabric_trainer.errors import ConfigError, HubError
+from deepfabric_trainer.hub import wanted
 from deepfabric_trainer.rows import load_rows
 from deepfabric_trainer.trainer import DeepFabricTrainer
 
@@ -49,7 +51,7 @@ def train(argv: Sequence[str]) -> int:
     """Train a model; save it and the metrics of every step in the output folder.
 
     Returns:
-        `int`: 0 when the run came to its end.
+        `int`: 0 when the run came to its end, 1 when it was stopped because something was badly wrong.
 
     Raises:
         ConfigError: If settings, model, data or checkpoint are not what they should be.
@@ -72,7 +74,13 @@ def train(argv: Sequence[str]) -> int:
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint or goes_on)
     trainer.save_model()
     trainer.save_state()
-    return 0
+    return int(_was_stopped(trainer))
+
+
+def _was_stopped(trainer: DeepFabricTrainer) -> bool:
+    """Tell whether the watch over the run's health has ended it; the log says why."""
+    events = [entry for entry in journal_of(trainer.control).since(0) if isinstance(entry, RunEvent)]
+    return any(event.action == "stop" and event.severity == "critical" for event in events)
 
 
 def build_trainer(data: DataArguments, args: DeepFabricSFTConfig, model: ModelConfig) -> DeepFabricTrainer:
@@ -83,9 +91,12 @@ def build_trainer(data: DataArguments, args: DeepFabricSFTConfig, model: ModelCo
         DataFormatError: If rows cannot be trained on.
     """
     try:
-        AutoConfig.from_pretrained(
-            model.model_name_or_path, revision=model.model_revision, trust_remote_code=args.trust_remote_code
-        )
+        with wanted("the model", model.model_name_or_path):
+            AutoConfig.from_pretrained(
+                model.model_name_or_path, revision=model.model_revision, trust_remote_code=args.trust_remote_code
+            )
+    except HubError:
+        raise
     except (OSError, ValueError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ConfigError(f"cannot load the model {model.model_name_or_path!r}: {reason}") from error

@@ -25,11 +25,13 @@ class Accounts:
             the numbers of the rows that it is of.
         rows_of_examples (`np.ndarray`): The number of the row that each example is of, but for rejected rows.
         kept (`np.ndarray`, *optional*): The entries that are examples; `None` when all are.
+        rows (`int`): How many rows there are accounts of, rejected ones among them.
     """
 
     by_text: list[tuple[dict[str, Any], list[int]]]
     rows_of_examples: npt.NDArray[np.int64]
     kept: npt.NDArray[np.int64] | None
+    rows: int
 
     @property
     def have_weights(self) -> bool:
@@ -55,11 +57,12 @@ def read_accounts(entries: Dataset) -> Accounts:
                 of_text.setdefault(text, []).append(number)
     by_text = [(json.loads(text), numbers) for text, numbers in of_text.items()]
     row_of_entry = np.concatenate(rows) if rows else np.empty(0, np.int64)
+    count = len(np.unique(row_of_entry))
     rejected = [number for account, numbers in by_text if "rejected" in account for number in numbers]
     if not rejected:
-        return Accounts(by_text, row_of_entry, None)
+        return Accounts(by_text, row_of_entry, None, count)
     kept = np.flatnonzero(~np.isin(row_of_entry, rejected))
-    return Accounts(by_text, row_of_entry[kept], kept)
+    return Accounts(by_text, row_of_entry[kept], kept, count)
 
 
 def read_findings(account: Mapping[str, Any], row: int) -> list[Finding]:

@@ -9,11 +9,13 @@ from typing import Any
 import pyarrow as pa
 from datasets import Dataset, Features, IterableDataset
 
+from deepfabric_trainer.arrow_files import is_damage
 from deepfabric_trainer.encode import ConversationEncoder, Truncation
 from deepfabric_trainer.errors import DataFormatError
-from deepfabric_trainer.prepare.accounts import read_accounts
+from deepfabric_trainer.prepare.accounts import Accounts, read_accounts
 from deepfabric_trainer.prepare.cache import cache_file_for, fingerprint_of
 from deepfabric_trainer.prepare.forked import inherited
+from deepfabric_trainer.prepare.origin import with_mark
 from deepfabric_trainer.prepare.pages import give_back_pages
 from deepfabric_trainer.prepare.reading import RowReader
 from deepfabric_trainer.prepare.report import (
@@ -96,10 +98,35 @@ def encode_dataset(
     Returns:
         `tuple[Dataset, PreparationReport]`: The examples in the order of the rows, and the account.
     """
-    # Other formats than Python's values are the user's own, and their rows are what he sees.
-    is_plain = dataset.format["type"] is None
     fingerprint = fingerprint_of(dataset, encoder, check=check)
     encoding = _Encoding(encoder, dataset.features, check, [file["filename"] for file in dataset.cache_files])
+    try:
+        mapped, accounts = _entries(dataset, encoding, fingerprint, num_proc=num_proc, name=name)
+    except Exception as error:
+        if not is_damage(error):
+            if "abruptly died" in str(error):
+                error.add_note("mostly the system ends it when memory runs out: take fewer `dataset_num_proc`")
+            raise
+        path = cache_file_for(dataset, fingerprint) or dataset._get_cache_file_path(fingerprint)
+        logger.warning("%s dataset: what is cached in %s is damaged (%s), and is made anew", name, path, error)
+        mapped, accounts = _entries(dataset, encoding, fingerprint, num_proc=num_proc, name=name, anew=True)
+    if accounts.kept is not None:
+        mapped = mapped.select(accounts.kept)
+    columns = [column for column in EXAMPLE_FEATURES if column != "weights" or accounts.have_weights]
+    prepared = with_mark(mapped.select_columns(columns), encoder.processing_class, encoder.chat_template)
+    return prepared, PreparationReport.from_accounts(accounts, len(dataset))
+
+
+def _entries(
+    dataset: Dataset, encoding: "_Encoding", fingerprint: str, *, num_proc: int | None, name: str, anew: bool = False
+) -> tuple[Dataset, Accounts]:
+    """Return the examples of all rows with those of rejected rows, which are empty, and the accounts of them.
+
+    Raises:
+        pyarrow.ArrowInvalid: If what is cached is not whole; other errors of reading it pass as they are.
+    """
+    # Other formats than Python's values are the user's own, and their rows are what he sees.
+    is_plain = dataset.format["type"] is None
     with inherited(encoding, num_proc) as function:
         mapped = (dataset.with_format("arrow") if is_plain else dataset).map(
             function,
@@ -109,6 +136,7 @@ def encode_dataset(
             remove_columns=dataset.column_names,
             features=Features({**EXAMPLE_FEATURES, **ACCOUNT_FEATURES}),
             num_proc=num_proc,
+            load_from_cache_file=False if anew else None,
             new_fingerprint=fingerprint,
             cache_file_name=cache_file_for(dataset, fingerprint),
             desc=f"Encoding {name} dataset",
@@ -116,10 +144,10 @@ def encode_dataset(
     if is_plain:
         mapped = mapped.with_format(None)
     accounts = read_accounts(mapped.select_columns(list(ACCOUNT_FEATURES)))
-    if accounts.kept is not None:
-        mapped = mapped.select(accounts.kept)
-    columns = [column for column in EXAMPLE_FEATURES if column != "weights" or accounts.have_weights]
-    return mapped.select_columns(columns), PreparationReport.from_accounts(accounts, len(dataset))
+    # A file that is cut off between two batches can be read without an error.
+    if accounts.rows != len(dataset):
+        raise pa.ArrowInvalid(f"{accounts.rows} of {len(dataset)} rows are there")
+    return mapped, accounts
 
 
 def stream_dataset(

@@ -1,6 +1,7 @@
 """Rows that are left out while training runs, named once a run, by whichever process meets them."""
 
 import json
+import logging
 import os
 import re
 import sys
@@ -12,11 +13,15 @@ from typing import Any
 
 from deepfabric_trainer.prepare.report import RejectedRow
 
+logger = logging.getLogger(__name__)
+
 _ROW = re.compile(rb'\{"row": (\d+),')
 
 
 class RejectLog:
     """A JSON Lines file of rejected rows, which several processes write to: a whole line at a time, each row once.
+
+    When it cannot be written a process says so once, and goes on without it.
 
     Args:
         path (`Path`, *optional*): The file. `None`: nothing is written, and each process knows only its own rows.
@@ -33,7 +38,10 @@ class RejectLog:
     def start(self) -> None:
         """Begin a run: what an earlier one wrote is kept as `<name>.previous.jsonl`."""
         if self._path is not None and self._path.exists():
-            self._path.replace(self._path.with_suffix(f".previous{self._path.suffix}"))
+            try:
+                self._path.replace(self._path.with_suffix(f".previous{self._path.suffix}"))
+            except OSError as error:
+                self._give_up(error)
 
     def add(self, rejected: RejectedRow, data: Any) -> bool:
         """Write a row down, unless it is there.
@@ -47,11 +55,17 @@ class RejectLog:
         """
         if rejected.row in self._known:
             return False
-        if self._path is None:
-            self._known.add(rejected.row)
-            return True
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+        if self._path is not None:
+            try:
+                return self._write(self._path, rejected, data)
+            except OSError as error:
+                self._give_up(error)
+        self._known.add(rejected.row)
+        return True
+
+    def _write(self, path: Path, rejected: RejectedRow, data: Any) -> bool:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
         try:
             with _locked(descriptor):
                 self._read(descriptor)
@@ -64,6 +78,10 @@ class RejectLog:
         finally:
             os.close(descriptor)
         return True
+
+    def _give_up(self, error: OSError) -> None:
+        logger.warning("%s cannot be written (%s); rejected rows are named in the log only", self._path, error)
+        self._path = None
 
     def _read(self, descriptor: int) -> None:
         """Learn which rows others have written since the last time."""

@@ -1,6 +1,7 @@
 """What became of the rows of a dataset, in numbers and in words."""
 
 import json
+import logging
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
@@ -18,7 +19,10 @@ from deepfabric_trainer.prepare.accounts import Accounts, read_findings
 from deepfabric_trainer.schema import Repair
 from deepfabric_trainer.validate import Finding, Rule, Severity
 
+logger = logging.getLogger(__name__)
+
 _SHOWN = 5
+_NUMBERED = 1000
 _SUMMED = (
     "dropped_messages",
     "shortened_results",
@@ -203,13 +207,21 @@ def describe_rejected(rejected: list[RejectedRow], rows: int) -> str:
 
 
 def write_rejected(path: Path, dataset: Dataset, rejected: list[RejectedRow]) -> None:
-    """Write rejected rows to a JSON Lines file: the row's number, all its findings, and the row itself."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8") as file:
-        for entry in rejected:
-            findings = [{**asdict(finding), "row": entry.row} for finding in entry.findings]
-            line = {"row": entry.row, "findings": findings, "data": dataset[entry.row]}
-            file.write(json.dumps(line, ensure_ascii=False, default=str) + "\n")
+    """Write rejected rows to a JSON Lines file: the row's number, all its findings, and the row itself.
+
+    A file that cannot be written is said in the log: it must not hide what is wrong with the rows.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w", encoding="utf-8") as file:
+            for entry in rejected:
+                findings = [{**asdict(finding), "row": entry.row} for finding in entry.findings]
+                line = {"row": entry.row, "findings": findings, "data": dataset[entry.row]}
+                file.write(json.dumps(line, ensure_ascii=False, default=str) + "\n")
+    except OSError as error:
+        numbers = ", ".join(str(entry.row) for entry in rejected[:_NUMBERED])
+        more = f" and {len(rejected) - _NUMBERED} more" if len(rejected) > _NUMBERED else ""
+        logger.warning("%s cannot be written (%s); the rejected rows are %s%s", path, error, numbers, more)
 
 
 def parse_on_invalid(value: str) -> OnInvalid:

@@ -54,6 +54,13 @@ class RowPreparer:
             row (`Mapping[str, Any]`): The row.
         """
         try:
+            return self._prepare(number, row)
+        except Exception as error:
+            error.add_note(f"while row {number} of the dataset was prepared")
+            raise
+
+    def _prepare(self, number: int, row: Mapping[str, Any]) -> PreparedRow:
+        try:
             conversation = normalize_row(row, self._tools.read)
         except DataFormatError as error:
             return PreparedRow([_finding(number, error, Rule.FORMAT)])

@@ -7,6 +7,7 @@ from transformers import AutoConfig, GenerationConfig, TrainingArguments
 
 from deepfabric_trainer.config import DeepFabricSFTConfig
 from deepfabric_trainer.encode import ConversationEncoder
+from deepfabric_trainer.hub import wanted
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ def facts_of(model: Any, args: TrainingArguments) -> ModelFacts:
         init_kwargs = getattr(args, "model_init_kwargs", None) or {}
         trust = init_kwargs.get("trust_remote_code", getattr(args, "trust_remote_code", False))
         revision = init_kwargs.get("revision")
-        config = AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=trust)
+        with wanted("the model", model):
+            config = AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=trust)
         try:
             generation = GenerationConfig.from_pretrained(model, revision=revision)
         except OSError:  # not every model has the file; the tokenizer's stop token is known anyway

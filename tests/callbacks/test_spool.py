@@ -1,7 +1,10 @@
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from deepfabric_trainer.callbacks._sinks import spool as spool_module
 from deepfabric_trainer.callbacks._sinks.spool import Message, Spool
 
 SERVER = "https://a.example"
@@ -52,3 +55,58 @@ def test_goes_on_behind_a_line_that_was_cut_off(path: Path) -> None:
     spool = Spool(path, SERVER)
     spool.append(messages(2))
     assert spool.head(9) == messages(1, 2)
+
+
+def test_grows_no_larger_than_it_may(path: Path) -> None:
+    spool = Spool(path, SERVER, most_bytes=300)
+    for number in range(4):
+        spool.append(messages(number))
+    for _ in range(3):
+        with pytest.raises(OSError, match=r"spool\.jsonl has 0 MiB, and grows no further"):
+            spool.append(messages(4))
+    assert 200 < path.stat().st_size <= 300
+    with pytest.raises(OSError, match="grows no further"):
+        spool.prepend(messages(-1))
+    assert spool.head(1) == messages(0)
+    spool.drop(4)
+    spool.append(messages(7))
+    assert spool.head(9) == messages(7)
+
+
+def test_dropping_reads_and_writes_a_large_file_only_a_few_times(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spool_module, "_SMALL", 0)
+    other, spool = Spool(path, "https://b.example"), Spool(path, SERVER)
+    other.append(messages(1))
+    spool.append(messages(*range(1000)))
+    parsed, written = [0], [0]
+    parse, rewrite = spool._message, spool._rewrite
+
+    def count(counter: list[int], call: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*args: Any) -> Any:
+            counter[0] += 1
+            return call(*args)
+
+        return counted
+
+    monkeypatch.setattr(spool, "_message", count(parsed, parse))
+    monkeypatch.setattr(spool, "_rewrite", count(written, rewrite))
+    for start in range(0, 1000, 10):
+        assert spool.head(10) == messages(*range(start, start + 10))
+        spool.drop(10)
+    assert len(spool) == 0
+    assert parsed[0] < 10_000
+    assert written[0] < 15
+    assert other.head(9) == messages(1)
+
+
+def test_tidied_it_holds_what_waits_and_no_more(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spool_module, "_SMALL", 0)
+    spool = Spool(path, SERVER)
+    spool.append(messages(*range(10)))
+    spool.drop(2)
+    assert Spool(path, SERVER).head(1) == messages(0), "a kill sends it again"
+    spool.prepend(messages(-1))
+    assert Spool(path, SERVER).head(99) == messages(-1, *range(2, 10))
+    spool.drop(2)
+    spool.tidy()
+    assert Spool(path, SERVER).head(99) == messages(*range(3, 10))
