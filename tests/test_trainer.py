@@ -143,17 +143,28 @@ def test_rows_that_cannot_be_trained_stop_the_run_or_are_written_down(
     assert json.loads((tmp_path / "run" / "rejected.jsonl").read_text())["row"] == 8
 
 
-def test_with_a_plain_config_rows_beyond_max_length_are_left_out_with_a_word(
+def test_with_a_plain_config_rows_beyond_max_length_are_cut_with_a_word(
     make_trainer: Run, caplog: pytest.LogCaptureFixture
 ) -> None:
     long = tool_rows()[0]
     long["messages"][0]["content"] *= 120
     with caplog.at_level(logging.WARNING, "deepfabric_trainer"):
         trainer = make_trainer(DeepFabricTrainer, SFTConfig, [*tool_rows(), long])
+    assert [len(row["input_ids"]) for row in trainer.train_dataset][8:] == [1024]
+    assert "1 of 9 examples are longer than `max_length`, 1024, and were cut at their end" in caplog.text
+
+
+def test_with_a_plain_config_rows_that_are_cut_before_what_is_trained_are_left_out(
+    make_trainer: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    long = tool_rows()[0]
+    long["messages"][0]["content"] *= 120
+    with caplog.at_level(logging.WARNING, "deepfabric_trainer"):
+        trainer = make_trainer(DeepFabricTrainer, SFTConfig, [*tool_rows(), long], assistant_only_loss=True)
     assert len(trainer.train_dataset) == 8
-    assert "1 too-long" in caplog.text
-    with pytest.raises(DataFormatError, match="max_length is 20"):
-        make_trainer(DeepFabricTrainer, SFTConfig, tool_rows(), max_length=20)
+    assert "1 of 9 examples have no trained token left and were left out" in caplog.text
+    with pytest.raises(DataFormatError, match="no trained token is left"):
+        make_trainer(DeepFabricTrainer, SFTConfig, tool_rows(), max_length=20, assistant_only_loss=True)
 
 
 @pytest.mark.parametrize(
@@ -410,7 +421,7 @@ def test_a_stream_is_evaluated(make_trainer: Run) -> None:
     assert found[0] == pytest.approx(found[1], rel=1e-5)
 
 
-def test_long_rows_of_a_stream_are_left_out_with_a_plain_config(
+def test_long_rows_of_a_stream_are_cut_with_a_plain_config(
     make_trainer: Run, caplog: pytest.LogCaptureFixture
 ) -> None:
     long = tool_rows()[0]
@@ -418,8 +429,8 @@ def test_long_rows_of_a_stream_are_left_out_with_a_plain_config(
     stream = to_dataset([*tool_rows(), long]).to_iterable_dataset()
     trainer = make_trainer(DeepFabricTrainer, SFTConfig, stream)
     with caplog.at_level(logging.WARNING, "deepfabric_trainer"):
-        assert len(list(trainer.train_dataset)) == 8
-    assert "left out: row 8" in caplog.text
+        assert [len(row["input_ids"]) for row in trainer.train_dataset][8:] == [1024]
+    assert "examples longer than `max_length`, 1024, are cut" in caplog.text
 
 
 def test_callbacks_that_are_added_later_get_the_rows(make_trainer: Run) -> None:

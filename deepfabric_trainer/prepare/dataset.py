@@ -10,7 +10,7 @@ import pyarrow as pa
 from datasets import Dataset, Features, IterableDataset
 
 from deepfabric_trainer.arrow_files import is_damage
-from deepfabric_trainer.encode import ConversationEncoder, Truncation
+from deepfabric_trainer.encode import ConversationEncoder, EncodedExample, Truncation
 from deepfabric_trainer.errors import DataFormatError
 from deepfabric_trainer.prepare.accounts import Accounts, read_accounts
 from deepfabric_trainer.prepare.cache import cache_file_for, fingerprint_of
@@ -157,9 +157,12 @@ def stream_dataset(
     check: bool = True,
     on_invalid: str = "raise",
     tolerated: Iterable[Rule] = (),
+    keep_columns: bool = False,
     name: str = "train",
 ) -> IterableDataset:
     """Encode the rows of a stream as they come; rows that break only tolerated rules are left out in any case.
+
+    With `keep_columns` the columns of the rows stay beside those of their examples.
 
     Raises:
         DataFormatError: While the stream is read, at the first row that cannot be trained on, unless
@@ -168,14 +171,22 @@ def stream_dataset(
     drops = parse_on_invalid(on_invalid) is OnInvalid.DROP
     columns = dataset.column_names or list(next(iter(dataset)))
     left_out = set(Rule) if drops else {*tolerated, *tolerated_by(encoder)}
+    kept = [column for column in columns if keep_columns and column not in EXAMPLE_FEATURES]
     return dataset.map(
-        _StreamEncoding(_Encoding(encoder, None, check), left_out, name),
+        _StreamEncoding(_Encoding(encoder, None, check), left_out, kept, name),
         batched=True,
         batch_size=_STREAM_BATCH,
         with_indices=True,
         remove_columns=columns,
-        features=Features(EXAMPLE_FEATURES),
+        features=_types_of(kept, dataset.features),
     )
+
+
+def _types_of(kept: Collection[str], known: Features | None) -> Features | None:
+    """Return the types of examples and of the columns that stay, which not every stream knows."""
+    if known is None:
+        return None if kept else Features(EXAMPLE_FEATURES)
+    return Features({**{column: known[column] for column in kept}, **EXAMPLE_FEATURES})
 
 
 def tolerated_by(encoder: ConversationEncoder) -> tuple[Rule, ...]:
@@ -217,18 +228,22 @@ class _StreamEncoding:
     Args:
         encoding (`_Encoding`): Encodes them.
         tolerated (`set[Rule]`): The rules because of which a row is left out with a word.
+        kept (`Collection[str]`): The columns of the rows that stay.
         name (`str`): What the log calls the dataset.
     """
 
-    def __init__(self, encoding: _Encoding, tolerated: set[Rule], name: str) -> None:
+    def __init__(self, encoding: _Encoding, tolerated: set[Rule], kept: Collection[str], name: str) -> None:
         self._encoding = encoding
         self._tolerated = tolerated
+        self._kept = kept
         self._name = name
 
     def __call__(self, batch: Mapping[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
-        examples = []
-        for number, prepared in self._encoding.prepare(batch, indices):
+        examples: list[EncodedExample] = []
+        rows: list[int] = []
+        for place, (number, prepared) in enumerate(self._encoding.prepare(batch, indices)):
             examples += prepared.examples
+            rows += [place] * len(prepared.examples)
             if prepared.examples:
                 continue
             rejected = RejectedRow(number, prepared.findings)
@@ -236,4 +251,4 @@ class _StreamEncoding:
             if not rejected.rules <= self._tolerated:
                 raise DataFormatError(words, fix='mend the row, or leave it out with `on_invalid="drop"`')
             logger.warning("%s dataset: left out: %s", self._name, words)
-        return example_columns(examples)
+        return {**{column: [batch[column][row] for row in rows] for column in self._kept}, **example_columns(examples)}

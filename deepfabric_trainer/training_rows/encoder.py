@@ -42,9 +42,7 @@ def facts_of(model: Any, args: TrainingArguments) -> ModelFacts:
     return ModelFacts(getattr(config.get_text_config(), "max_position_embeddings", None), stops)
 
 
-def encoder_for(
-    processing_class: Any, args: Any, facts: ModelFacts, *, assistant_only: bool, packing: bool
-) -> ConversationEncoder:
+def encoder_for(processing_class: Any, args: Any, facts: ModelFacts, *, assistant_only: bool) -> ConversationEncoder:
     """Return the encoder that a trainer's settings ask for.
 
     Args:
@@ -52,7 +50,6 @@ def encoder_for(
         args (`TrainingArguments`): A `DeepFabricSFTConfig`, or a plain `SFTConfig`, with which TRL's choices hold.
         facts (`ModelFacts`): Of the model.
         assistant_only (`bool`): Whether a plain config asks for `assistant_only_loss`.
-        packing (`bool`): Whether TRL packs the examples.
     """
     if isinstance(args, DeepFabricSFTConfig):
         return ConversationEncoder(
@@ -68,11 +65,9 @@ def encoder_for(
             tool_seed=args.seed,
             stop_token_ids=facts.stop_token_ids,
         )
-    # These strategies lose nothing of what is too long: it goes on in the next row.
-    goes_on = packing and args.packing_strategy in ("bfd_split", "wrapped")
+    # Whole, since TRL cuts examples, and not conversations.
     return ConversationEncoder(
         processing_class,
         train_on="assistant" if assistant_only else "all",
-        max_length=None if goes_on else args.max_length,
         stop_token_ids=facts.stop_token_ids,
     )

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from datasets import Dataset, IterableDataset, concatenate_datasets
 from transformers import TrainingArguments
+from trl.data_utils import is_conversational_from_value, maybe_convert_to_chatml
 from trl.trainer.utils import global_then_local_main_first
 
 from deepfabric_trainer.config import DeepFabricSFTConfig, Preparation
@@ -18,6 +19,7 @@ from deepfabric_trainer.prepare import encode_dataset, settle, stream_dataset, t
 from deepfabric_trainer.prepare.lazy import EncodedOnDemand
 from deepfabric_trainer.prepare.writing import EXAMPLE_FEATURES
 from deepfabric_trainer.training_order import Grouping, codes_of_rows, groups, shuffled
+from deepfabric_trainer.training_rows.cutting import cut_examples, cut_stream, is_trained
 from deepfabric_trainer.training_rows.encoder import ModelFacts, encoder_for
 from deepfabric_trainer.training_rows.kinds import (
     holds_conversations,
@@ -25,7 +27,6 @@ from deepfabric_trainer.training_rows.kinds import (
     text_column_of,
     trains_completions_only,
 )
-from deepfabric_trainer.validate import Rule
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +60,9 @@ def own_examples(
 ) -> TrainerRows | None:
     """Return the examples of rows that are ours to encode, or that we encoded; `None` where all is left to TRL.
 
+    So are rows behind a transform, which may give others each time, unless they are encoded on demand: TRL refuses
+    them, and says what to do.
+
     Args:
         dataset (`Dataset` or `IterableDataset`): The rows.
         processing_class (`PreTrainedTokenizerBase` or `ProcessorMixin`): Of the trainer.
@@ -76,8 +80,10 @@ def own_examples(
         return check_encoded(dataset, args, name)
     if formatting_func is not None or not holds_conversations(dataset, text_column_of(args)):
         return None
+    if isinstance(dataset, Dataset) and dataset.format["type"] == "custom" and not _encodes_on_demand(args):
+        return None
     assistant_only = assistant_only or trains_completions_only(dataset, args)
-    encoder = encoder_for(processing_class, args, facts, assistant_only=assistant_only, packing=packing)
+    encoder = encoder_for(processing_class, args, facts, assistant_only=assistant_only)
     return prepare_rows(dataset, encoder, args, name, packing=packing)
 
 
@@ -86,8 +92,8 @@ def prepare_rows(
 ) -> TrainerRows:
     """Encode a trainer's dataset, write what is rejected into its output folder, and say in the log what was done.
 
-    With a plain `SFTConfig` a script that works with TRL must go on working: rows that break a rule are counted, rows
-    that TRL would cut are left out, with a word, and the columns of a dataset that is no stream stay.
+    With a plain `SFTConfig` a script that works with TRL must go on working: rows that break a rule are counted, what
+    TRL cuts is cut, with a word, and the columns of the rows stay.
 
     Args:
         dataset (`Dataset` or `IterableDataset`): The rows.
@@ -102,16 +108,25 @@ def prepare_rows(
     is_ours = isinstance(args, DeepFabricSFTConfig)
     shuffles = args.shuffle_dataset and not packing
     on_invalid = args.on_invalid if is_ours else "raise"
-    tolerated = tolerated_by(encoder) if is_ours else (Rule.TOO_LONG,)
+    tolerated = tolerated_by(encoder)
+    cuts = not is_ours and not packing and args.max_length is not None
     if isinstance(dataset, IterableDataset):
         streamed = stream_dataset(
-            dataset, encoder, check=is_ours, on_invalid=on_invalid, tolerated=tolerated, name=name
+            dataset,
+            encoder,
+            check=is_ours,
+            on_invalid=on_invalid,
+            tolerated=tolerated,
+            keep_columns=not is_ours,
+            name=name,
         )
+        if cuts:
+            streamed = cut_stream(streamed, args.max_length, args.truncation_mode, name)
         return TrainerRows(streamed.shuffle(seed=args.seed) if shuffles else streamed, None, {})
     rejected_path = Path(args.output_dir) / ("rejected.jsonl" if name == "train" else f"rejected_{name}.jsonl")
     is_main = args.process_index == 0
     wants_groups = name == "train" and groups(args)
-    if is_ours and args.preparation == Preparation.LAZY:
+    if _encodes_on_demand(args):
         if args.shuffle_dataset:
             dataset = dataset.shuffle(seed=args.seed)
         lazy = EncodedOnDemand(
@@ -125,13 +140,17 @@ def prepare_rows(
     if report.rejected and is_main:
         write_rejected(rejected_path, dataset, report.rejected)
     settle(report, on_invalid, tolerated=tolerated)
-    sentences = report.sentences(name)
+    sentences, rows = report.sentences(name), report.rows_of_examples
+    if cuts:
+        with global_then_local_main_first():
+            prepared, kept, remarks = cut_examples(prepared, args.max_length, args.truncation_mode, name)
+        sentences, rows = [*sentences, *remarks], rows[kept]
     for sentence in sentences if is_main else ():
         logger.warning(sentence)
-    account = {"rows": report.rows, "examples": report.examples, "rejected": len(report.rejected)}
-    rows = report.rows_of_examples
+    account = {"rows": report.rows, "examples": len(prepared), "rejected": len(report.rejected)}
     if not is_ours:
-        prepared = _beside_columns_of(dataset.select(rows), prepared)
+        with global_then_local_main_first():
+            prepared = _beside_columns_of(dataset.select(rows), prepared, workers)
     if shuffles:
         prepared, order = shuffled(prepared, args.seed)
         rows = rows[order]
@@ -176,8 +195,8 @@ def drop_untrained(dataset: Any, args: Any, name: str) -> Any:
     weigh nothing.
     """
     if isinstance(dataset, IterableDataset):
-        return dataset.filter(_is_trained, input_columns=["labels"])
-    kept = dataset.filter(_is_trained, input_columns=["labels"], desc=f"Looking for trained tokens in {name} dataset")
+        return dataset.filter(is_trained, input_columns=["labels"])
+    kept = dataset.filter(is_trained, input_columns=["labels"], desc=f"Looking for trained tokens in {name} dataset")
     if len(kept) < len(dataset) and args.process_index == 0:
         logger.warning(
             "%s dataset: %d of %d packed rows have no trained token, because the packing cut through examples; they "
@@ -202,11 +221,16 @@ def without_assistant_only_loss(args: TrainingArguments, conversations: bool) ->
         args.assistant_only_loss = True
 
 
-def _beside_columns_of(dataset: Dataset, prepared: Dataset) -> Dataset:
+def _encodes_on_demand(args: Any) -> bool:
+    return isinstance(args, DeepFabricSFTConfig) and args.preparation == Preparation.LAZY
+
+
+def _beside_columns_of(dataset: Dataset, prepared: Dataset, num_proc: int | None) -> Dataset:
     """Return examples with the columns of the rows that they come from, which collators of the user's may read."""
+    if is_conversational_from_value(dataset[0]):
+        # As TRL does, which so calls the column `messages`.
+        dataset = dataset.map(
+            maybe_convert_to_chatml, remove_columns="conversations", num_proc=num_proc, desc="Converting to ChatML"
+        )
     kept = dataset.remove_columns([name for name in dataset.column_names if name in EXAMPLE_FEATURES])
     return concatenate_datasets([kept, prepared], axis=1) if kept.column_names else prepared
-
-
-def _is_trained(labels: list[int]) -> bool:
-    return any(label != -100 for label in labels)

@@ -112,6 +112,11 @@ def batch_accuracy(prediction: Any, compute_result: bool) -> dict[str, float]:
     return {"right": float((found == labels)[labels != -100].float().sum())} if compute_result else {}
 
 
+def as_it_is(batch: Any) -> Any:
+    """A transform of the user's own."""
+    return batch
+
+
 def virtual_tokens() -> dict[str, Any]:
     """Return the arguments of a trainer that learns tokens before each row."""
     return {"peft_config": PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4)}
@@ -157,6 +162,8 @@ ROW_FORMS = [
     Feature("prompt-completion of messages, all trained", rows(ASKED_CHATS), {"completion_only_loss": False}),
     Feature("messages", rows(CHATS)),
     Feature("messages, shuffled", rows(CHATS), {"shuffle_dataset": True}),
+    Feature("messages cut at their end", rows(CHATS), {"max_length": 70}),
+    Feature("messages cut at their beginning", rows(CHATS), {"max_length": 70, "truncation_mode": "keep_end"}),
     Feature("messages without an answer", rows([{"messages": row["messages"][:2]} for row in CHATS])),
     Feature("messages beside a text", rows([{**row, "text": "unread"} for row in CHATS])),
     Feature("messages as torch tensors", lambda: Dataset.from_list(CHATS).with_format("torch")),
@@ -168,9 +175,15 @@ ROW_FORMS = [
     Feature("input_ids, completion_mask, all trained", rows(MASKED)),
     Feature("input_ids, assistant_masks", rows(ASSISTED)),
     Feature("skip_prepare_dataset", rows(LABELLED), {"dataset_kwargs": {"skip_prepare_dataset": True}}),
+    Feature(
+        "skip_prepare_dataset, behind a transform",
+        lambda: Dataset.from_list(LABELLED).with_transform(as_it_is),
+        {"dataset_kwargs": {"skip_prepare_dataset": True}, "remove_unused_columns": False},
+    ),
     Feature("formatting_func", rows(SAID), {}, lambda: {"formatting_func": lambda row: row["said"]}),
     Feature("a stream of texts", partial(stream, TEXTS)),
     Feature("a stream of messages", partial(stream, CHATS)),
+    Feature("a stream of messages, cut", partial(stream, CHATS), {"max_length": 70}),
     Feature("a stream of messages, shuffled", partial(stream, CHATS), {"shuffle_dataset": True}),
 ]
 
@@ -188,7 +201,7 @@ PACKED = [
         Feature(
             f"packing {strategy}, messages over max_length", rows(LONG_CHATS), {**PACKS, "packing_strategy": strategy}
         )
-        for strategy in ("bfd_split", "wrapped")
+        for strategy in ("bfd", "bfd_split", "wrapped")
     ),
     Feature("packing, shuffled", rows(CHATS), {**PACKS, "shuffle_dataset": True}),
     Feature("packing a stream of messages, shuffled", partial(stream, CHATS), {**PACKS, "shuffle_dataset": True}),
@@ -248,6 +261,8 @@ MODELS = [
         {"activation_checkpointing": True, "gradient_checkpointing_kwargs": {"selective": True}},
     ),
     Feature("auto_find_batch_size", rows(CHATS), {"auto_find_batch_size": True}),
+    Feature("torch_compile", rows(CHATS), {"torch_compile": True, "torch_compile_backend": "eager"}),
+    Feature("a name on the hub that nothing is pushed to", rows(CHATS), {"hub_model_id": "me/mine"}),
     Feature("plain TrainingArguments", rows(CHATS), config=TrainingArguments),
 ]
 
@@ -264,6 +279,12 @@ ARGUMENTS = [
         rows(CHATS),
         {},
         lambda: {"optimizer_cls_and_kwargs": (torch.optim.SGD, {"lr": 0.1, "momentum": 0.5})},
+    ),
+    Feature(
+        "a stream, and a data_collator that reads other columns",
+        partial(stream, NUMBERED_CHATS),
+        {"remove_unused_columns": False},
+        lambda: {"data_collator": collate_numbers},
     ),
     Feature("num_input_tokens_seen", rows(CHATS), {"include_num_input_tokens_seen": "non_padding"}),
     Feature("eval_dataset", rows(CHATS), EVALUATES, lambda: {"eval_dataset": Dataset.from_list(CHATS[:3])}),

@@ -39,12 +39,11 @@ def make_trainer(trainer_class: Any, feature: Feature, folder: Path, **options: 
         "learning_rate": 1e-2,
         **QUIET,
     }
+    arguments = {"processing_class": tokenizer, "train_dataset": feature.rows(), **feature.trainer()}
     return trainer_class(
         model=feature.model(tokenizer, folder),
         args=feature.config(**(settings | dict(feature.options) | options)),
-        processing_class=tokenizer,
-        train_dataset=feature.rows(),
-        **feature.trainer(),
+        **arguments,
     )
 
 

@@ -10,6 +10,7 @@ from deepfabric_trainer import DeepFabricTrainer
 from tests.parity.features import (
     Feature,
     adapted_llama,
+    as_it_is,
     collate_numbers,
     lora,
     mean_of_squares,
@@ -47,6 +48,8 @@ REFUSED = [
         lambda: {"formatting_func": lambda row: row["prompt"]},
     ),
     Feature("an auxiliary loss without a router", rows(CHATS), {"router_aux_loss_coef": 0.1}),
+    Feature("texts behind a transform", lambda: Dataset.from_list(TEXTS).with_transform(as_it_is)),
+    Feature("messages behind a transform", lambda: Dataset.from_list(CHATS).with_transform(as_it_is)),
     Feature("images", rows([{**row, "image": "a file"} for row in CHATS])),
 ]
 
