@@ -18,7 +18,6 @@ def folder_of_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*`shuffle_dataset=True` is ignored:UserWarning")
 @pytest.mark.parametrize("name", SETTINGS)
 def test_two_processes_log_and_learn_what_one_does(name: str, folder_of_two: Path, tmp_path: Path) -> None:
     first, second = (json.loads((folder_of_two / f"{name}.{process}.json").read_text()) for process in (0, 1))
