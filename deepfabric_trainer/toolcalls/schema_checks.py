@@ -46,11 +46,14 @@ def _errors(name: str, arguments: Mapping[str, Any], schemas: Declared) -> Itera
     from jsonschema import Draft202012Validator
     from referencing import Registry
 
+    from deepfabric_trainer.schema.patterns import with_bounded_patterns
+
     if schemas is None:
         return
     try:
         # An empty registry: a `$ref` of the user's must not reach out to the network.
-        yield from list(Draft202012Validator(schemas[name], registry=Registry()).iter_errors(dict(arguments)))
+        judge = with_bounded_patterns(Draft202012Validator)(schemas[name], registry=Registry())
+        yield from list(judge.iter_errors(dict(arguments)))
     except Exception:
         return
 
