@@ -30,7 +30,11 @@ def look_at(parameters: Any, arguments: Any) -> None:
         try:
             work()
         except DeepFabricTrainerError as error:
-            assert len(str(error)) < 10_000
+            _require_short(error)
+
+
+def _require_short(error: Exception) -> None:
+    assert len(str(error)) < 10_000
 
 
 @pytest.mark.parametrize(
@@ -75,7 +79,11 @@ for _ in range(3000):
     ],
     ids=["self", "circle", "recursive", "deep", "tiny", "zero", "huge", "pattern", "nan", "wrong types"],
 )
-@pytest.mark.parametrize("value", [1, 1e300, 10**5000, "text", [[]], None, float("inf")])
+@pytest.mark.parametrize(
+    "value",
+    [1, 1e300, 10**5000, "text", [[]], None, float("inf")],
+    ids=["one", "large", "huge", "text", "lists", "null", "infinite"],
+)
 def test_odd_schemas_and_values_end_in_our_errors(parameters: Any, value: Any) -> None:
     look_at(parameters, {"a": value})
 
@@ -97,7 +105,7 @@ def test_lines_that_are_no_rows_are_named(tmp_path: Any) -> None:
     for text in ("[" * 100_000, '{"a": ' * 100_000, '{"a": %s}' % ("9" * 10_000), "\x00", '{"a": 1}\n{"b"'):
         path = tmp_path / "rows.jsonl"
         path.write_text(text)
-        with pytest.raises(DeepFabricTrainerError, match="rows.jsonl"):
+        with pytest.raises(DeepFabricTrainerError, match=r"rows\.jsonl"):
             read_rows(path)
     path.write_text(json.dumps({"a": "\ud800"}))
     assert read_rows(path)
