@@ -32,7 +32,6 @@ _SMALL = frozenset(["abs", "attr", "count", "d", "default", "first", "float", "i
 """Filters that give back what they are given, or a number."""
 _SMALL_TEXT = 256
 """Characters of a text that is not worth a look."""
-_SIZED = (str, bytes, list, tuple, dict, range)
 HARMLESS = frozenset(
     [
         *("startswith", "endswith", "strip", "lstrip", "rstrip", "split", "rsplit", "splitlines", "partition"),
@@ -332,7 +331,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
             if is_growing and not (is_plain and name == "tojson"):
                 value = check_filter(self.budget, name, value, args[place + 1 :], options)
                 args = (*args[:place], value, *args[place + 1 :])
-            if isinstance(value, _SIZED):
+            if isinstance(value, str | bytes | list | tuple | dict | range):
                 self.budget.spend(len(value) >> 3)
             return self.budget.took(function(*args, **options))
 
