@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST_FLAGS ?= -n 2 --dist worksteal
 
-.PHONY: help demo test test-fast lint type bench docs format build clean
+.PHONY: help demo test test-fast lint type audit bench docs format build clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -25,6 +25,10 @@ lint: $(VENV)/.dev  ## Check style and formatting
 
 type: $(VENV)/.dev  ## Check types
 	$(BIN)/mypy
+
+audit: $(VENV)/.dev  ## Look for known vulnerabilities of the pinned dependencies (asks a service on the network)
+	$(BIN)/pip install --quiet --disable-pip-version-check pip-audit
+	$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip --strict
 
 bench: $(VENV)/.dev  ## Run the benchmarks and make their page anew (DATA=rows.jsonl for an epoch over these rows)
 	$(BIN)/python -m benchmarks.validate --output benchmarks/results/validate.json

@@ -9,6 +9,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
+from deepfabric_trainer.visible import visible
+
 
 def terminal() -> Any | None:
     """Return the stream that is a terminal, standard error before standard output; `None`: neither is."""
@@ -70,7 +72,7 @@ class ProgressDisplay:
 
     def say(self, text: str) -> None:
         """Print a line above the bar."""
-        self._progress.console.print(text, markup=False, highlight=False)
+        self._progress.console.print(visible(text), markup=False, highlight=False)
 
     def close(self) -> None:
         """Leave the bar as it is, and give the streams back."""

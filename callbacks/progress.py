@@ -12,6 +12,7 @@ from deepfabric_trainer.callbacks._report.chart import short
 from deepfabric_trainer.callbacks._report.page import duration
 from deepfabric_trainer.callbacks._throughput import Throughput
 from deepfabric_trainer.callbacks._unfinished import Unfinished
+from deepfabric_trainer.visible import visible
 
 logger = logging.getLogger(__name__)
 
@@ -124,7 +125,9 @@ class TrainingProgressCallback(TrainerCallback):
         is_evaluation = any(name.startswith("eval") for name in logs)
         if self._display is None:
             with suppress(OSError, ValueError):  # nobody reads it any more
-                print(f"step {state.global_step:,}/{state.max_steps:,}  {self._spoken(logs, state)}", flush=True)
+                print(
+                    f"step {state.global_step:,}/{state.max_steps:,}  {visible(self._spoken(logs, state))}", flush=True
+                )
         elif is_evaluation:
             self._draw(lambda display: display.say(f"step {state.global_step:,}  {self._spoken(logs, state)}"))
         self._advance(state)

@@ -16,6 +16,8 @@ A message says what was found and where, what was expected, and the edit that fi
 
 from typing import Any, Self
 
+from deepfabric_trainer.visible import visible
+
 
 class DeepFabricTrainerError(Exception):
     """Base of every error this library raises on purpose.
@@ -43,7 +45,8 @@ class DeepFabricTrainerError(Exception):
             sentences.append(f"Expected {self.expected}")
         if self.fix:
             sentences.append(f"To fix it: {self.fix}")
-        return ". ".join(sentence.rstrip(".") for sentence in sentences) + "."
+        # What was found may be a stranger's text, and the message may reach a terminal.
+        return visible(". ".join(sentence.rstrip(".") for sentence in sentences) + ".")
 
     def at(self, where: str) -> Self:
         """Return the same error with its place named, for callers that know the row's number."""

@@ -91,7 +91,7 @@ def _read_list(text: str, path: Path) -> list[dict[str, Any]]:
         raise DataFormatError(
             f"not JSON: {error.msg} (column {error.colno})", where=f"{path}, line {error.lineno}"
         ) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataFormatError(f"not JSON: {error}", where=str(path)) from None
     if not rows:
         raise DataFormatError("the list of rows is empty", expected="at least one row", where=str(path))
@@ -111,7 +111,7 @@ def _read_line(line: str, number: int, path: Path) -> dict[str, Any]:
         raise DataFormatError(
             f"not JSON: {error.msg} (column {error.colno})", expected="one JSON object a line", where=where
         ) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataFormatError(f"not JSON: {error}", where=where) from None
     if not isinstance(row, dict):
         raise DataFormatError(f"the line is of type {type(row).__name__}", expected="one JSON object", where=where)

@@ -5,14 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from deepfabric_trainer.visible import visible
+
 REDACTED = "[redacted]"
 
-_PICTURES = {code: chr(0x2400 + code) for code in range(32) if chr(code) not in "\n\t"}
-_PICTURES |= {code: f"\\x{code:02x}" for code in range(0x80, 0xA0)} | {0x7F: "␡"}
-_INVISIBLE = re.compile(
-    "[\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
-)
-"""Characters that a page does not show, or that change the order of others; not the joiners that scripts need."""
 _SECRET_PART = {"key", "apikey", "password", "passwd", "pwd", "secret", "secrets", "credential", "credentials", "auth"}
 _TOKENS_OF_TEXT = {"bos", "eos", "pad", "unk", "sep", "cls", "mask", "image", "video", "audio", "stop", "assistant"}
 """What stands before `_token` where a tokenizer's token is meant."""
@@ -32,15 +28,6 @@ class Cut:
 
     text: str
     left_out: int = 0
-
-
-def visible(text: str) -> str:
-    r"""Show what a page would not show: control characters as pictures (`␛`), others by number (`⟨U+202E⟩`).
-
-    Newlines and tabs stay. Halves of surrogate pairs, which JSON can hold and UTF-8 cannot, become `\udXXX`.
-    """
-    whole = text.encode("utf-8", "backslashreplace").decode()
-    return _INVISIBLE.sub(lambda found: f"⟨U+{ord(found[0]):04X}⟩", whole.translate(_PICTURES))
 
 
 def cut(text: str, most: int) -> Cut:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from deepfabric_trainer.file_names import file_name
+
 
 class RunFile:
     """Lines of one run, each written through before `append` returns.
@@ -98,8 +100,8 @@ class RunFile:
 
 
 def named_after(path: Path, run_id: str) -> Path:
-    """Return `metrics.{run_id}.jsonl` for `metrics.jsonl`."""
-    return path.with_name(f"{path.stem}.{run_id}{path.suffix}")
+    """Return `metrics.{run_id}.jsonl` for `metrics.jsonl`; the id of an earlier run is what its file says."""
+    return path.with_name(f"{path.stem}.{file_name(str(run_id))}{path.suffix}")
 
 
 def ends_a_line(path: Path) -> bool:

@@ -8,6 +8,7 @@ from rich.progress import track
 
 from deepfabric_trainer.analyze import analyze_dataset
 from deepfabric_trainer.cli.load import load_conversations, load_tokenizer
+from deepfabric_trainer.visible import visible
 
 
 def analyze(rows: str, tokenizer: str | None, *, as_json: bool = False) -> int:
@@ -29,6 +30,6 @@ def analyze(rows: str, tokenizer: str | None, *, as_json: bool = False) -> int:
     progress = Console(stderr=True)
     read = track(conversations, "Reading rows", console=progress, transient=True, disable=not sys.stderr.isatty())
     report = analyze_dataset(read, processing_class)
-    text = json.dumps(report.to_dict(), indent=2, ensure_ascii=False) if as_json else str(report)
+    text = json.dumps(report.to_dict(), indent=2, ensure_ascii=True) if as_json else visible(str(report))
     Console(soft_wrap=True).print(text, markup=False, highlight=False, emoji=False)
     return 0

@@ -13,6 +13,7 @@ from rich.table import Table
 from deepfabric_trainer.cli.load import load_conversations, load_tokenizer
 from deepfabric_trainer.errors import ConfigError
 from deepfabric_trainer.validate import Finding, Rule, Severity, ValidationReport, validate_dataset
+from deepfabric_trainer.visible import visible
 
 _Groups: TypeAlias = dict[tuple[Severity, Rule], list[Finding]]
 _COLOURS = {Severity.ERROR: "red", Severity.WARNING: "yellow"}
@@ -99,10 +100,10 @@ def _print_findings(findings: list[Finding], console: Console) -> None:
     """Print findings of one rule; a fix that several in a row share comes once, after the last of them."""
     for number, finding in enumerate(findings):
         where = f"row {finding.row}" + (f", {finding.path}" if finding.path else "")
-        console.print(f"  [bold]{escape(where)}[/]: {escape(finding.found)}", highlight=False)
+        console.print(f"  [bold]{escape(visible(where))}[/]: {escape(visible(finding.found))}", highlight=False)
         following = findings[number + 1].fix if number + 1 < len(findings) else None
         if finding.fix and finding.fix != following:
-            console.print(f"    to fix it: {escape(finding.fix)}", style="dim", highlight=False)
+            console.print(f"    to fix it: {escape(visible(finding.fix))}", style="dim", highlight=False)
 
 
 def _table_of_counts(groups: _Groups) -> Table:

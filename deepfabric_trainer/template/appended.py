@@ -1,9 +1,11 @@
 """Whether a template appends its generation prompt to a conversation that it renders as ever, read from its source."""
 
 from functools import lru_cache
+from typing import Any
 
 from jinja2 import nodes
-from transformers.utils import chat_template_utils
+
+from deepfabric_trainer.template.bounded import parse
 
 _PROMPT = "add_generation_prompt"
 _PLAIN = (
@@ -22,7 +24,7 @@ def appends_prompt(source: str, switches: frozenset[str]) -> bool:
         switches (`frozenset[str]`): Variables that this part may read, and no other part does.
     """
     try:
-        tree = chat_template_utils._compile_jinja_template(source).environment.parse(source)
+        tree: Any = parse(source)
     except Exception:  # rendering says what is wrong
         return False
     *before, last = tree.body or [tree]

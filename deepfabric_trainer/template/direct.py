@@ -9,7 +9,8 @@ public from then on.
 import inspect
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import jinja2
@@ -20,7 +21,9 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils import chat_template_utils
 
 from deepfabric_trainer.schema import Tool
+from deepfabric_trainer.template.bounded import HARMLESS, BoundedTemplates, bounded_environment
 from deepfabric_trainer.template.brackets import MAX_NUMBER, bracket
+from deepfabric_trainer.template.budget import OverBudgetError
 from deepfabric_trainer.template.catalogue import Catalogue, KnownTool, KnownTools
 
 logger = logging.getLogger(__name__)
@@ -45,6 +48,8 @@ class DirectRenderer:
     def __init__(self, tools: KnownTools) -> None:
         self._tools = tools
         self._templates: OrderedDict[str, jinja2.Template | None] = OrderedDict()
+        self._bounded = BoundedTemplates()
+        self._refused: dict[str, str] = {}
         self._rendered: dict[str, int] = {}
         self._places: dict[int, int] | None = None
         self._styles: dict[int, set[Any]] = {}
@@ -68,21 +73,34 @@ class DirectRenderer:
             tools (`Sequence[Tool]`, *optional*): Of the conversation.
             variables (`Mapping[str, Any]`): Of the template, and the options of `apply_chat_template`.
             public (`Callable[[], str]`): Renders the same in public.
+        Raises:
+            OverBudgetError: If the template costs too much, now or at an earlier rendering.
         """
-        template = self._template(processing_class, source, variables)
-        if template is None:
+        with self._remembering_refusals(source):
+            template = self._template(processing_class, source, variables)
+            if template is None:
+                return self._in_public(public)
+            try:
+                text = self._run(template, processing_class, messages, tools, variables)
+            except OverBudgetError:
+                raise
+            except Exception:
+                # The error of the public function is the one to report.
+                text = None
+            count = self._rendered[source] = self._rendered.get(source, 0) + 1
+            if text is not None and count > _FIRST and count % _EVERY:
+                return text
+            return self._compared(source, text, public)
+
+    def _in_public(self, public: Callable[[], str]) -> str:
+        with self._bounded.in_public():
             return public()
-        try:
-            text = self._run(template, processing_class, messages, tools, variables)
-        except Exception:
-            # Its error is the one to report.
-            text = None
-        count = self._rendered[source] = self._rendered.get(source, 0) + 1
-        if text is not None and count > _FIRST and count % _EVERY:
-            return text
-        expected = public()
+
+    def _compared(self, source: str, text: str | None, public: Callable[[], str]) -> str:
+        """Return the public rendering; if ours differs, the template is not run directly any more."""
+        expected = self._in_public(public)
         # A clock that the template reads may have gone on.
-        if text != expected and public() == expected:
+        if text != expected and self._in_public(public) == expected:
             self._templates[source] = None
             logger.warning(
                 "a chat template renders differently when it is run directly, so it is run through "
@@ -110,11 +128,25 @@ class DirectRenderer:
             return None
         self._places, self._styles = {id(one): FIRST_TOOL + place for place, one in enumerate(known)}, {}
         try:
-            return self._run(template, processing_class, messages, tools, variables), self._styles
+            with self._remembering_refusals(source):
+                return self._run(template, processing_class, messages, tools, variables), self._styles
         except Exception:
             return None
         finally:
             self._places = None
+
+    @contextmanager
+    def _remembering_refusals(self, source: str) -> Iterator[None]:
+        """Refuse at once what has cost too much before, so that a thousand rows do not wait a thousand times."""
+        if source in self._refused:
+            raise OverBudgetError(self._refused[source])
+        try:
+            yield
+        except OverBudgetError as error:
+            if len(self._refused) >= _MOST_TEMPLATES:
+                self._refused.clear()
+            self._refused[source] = str(error)
+            raise
 
     def _run(
         self,
@@ -151,13 +183,14 @@ class DirectRenderer:
 
     def _compile(self, source: str) -> jinja2.Template | None:
         try:
-            environment = chat_template_utils._compile_jinja_template(source).environment
-            own = environment.overlay()
-            own.filters = {**environment.filters, "tojson": self._remembering(environment.filters["tojson"])}
+            own: Any = bounded_environment()
+            own.filters = {**own.filters, "tojson": self._remembering(own.filters["tojson"])}
             own.is_safe_attribute = _remembering_verdicts(own.is_safe_attribute)
             own.getattr = _reading_keys_first(own.getattr)
             own.extensions = {**own.extensions, _Generation.identifier: _Generation(own)}
             template: jinja2.Template = own.from_string(source)
+        except OverBudgetError:
+            raise
         except Exception:  # the public function says what is wrong
             return None
         return template
@@ -200,11 +233,18 @@ class _Generation(Extension):
 
 
 def _reading_keys_first(read: Callable[[Any, str], Any]) -> Callable[[Any, str], Any]:
-    """Read the keys of dictionaries without a look for an attribute of that name, which plain ones do not have."""
+    """Read the keys of dictionaries without a look for an attribute of that name, which plain ones do not have.
+
+    The methods of texts that templates call need no verdict of the sandbox either.
+    """
 
     def reading(owner: Any, name: str) -> Any:
-        if type(owner) is dict and name not in _OF_DICTIONARIES and name in owner:
-            return owner[name]
+        kind = type(owner)
+        if kind is dict:
+            if name not in _OF_DICTIONARIES and name in owner:
+                return owner[name]
+        elif kind is str and name in HARMLESS:
+            return getattr(owner, name)
         return read(owner, name)
 
     return reading

@@ -4,18 +4,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import jinja2
-
-from deepfabric_trainer.errors import ConfigError, TemplateError
+from deepfabric_trainer.errors import ConfigError, DeepFabricTrainerError, TemplateError
 from deepfabric_trainer.processing import tokenizer_of
 from deepfabric_trainer.schema import Message, Tool
 from deepfabric_trainer.template.brackets import Span, has_brackets, take_out
+from deepfabric_trainer.template.budget import OverBudgetError
 from deepfabric_trainer.template.catalogue import KnownTools
 from deepfabric_trainer.template.dialect import Dialect, choose_dialect
 from deepfabric_trainer.template.direct import DirectRenderer
 from deepfabric_trainer.template.marks import Field, Marking, bracket_fields
 
-_REFUSALS = (jinja2.TemplateError, TypeError, ValueError, KeyError, IndexError, AttributeError, RecursionError)
+_LONGEST_REASON = 500
+"""Characters of a template's own words."""
 
 
 @dataclass(frozen=True)
@@ -162,8 +162,20 @@ class ChatTemplate:
 
         try:
             return self._direct.render(self.processing_class, source, spoken, tools, given, public)
-        except _REFUSALS as error:
+        except DeepFabricTrainerError:
+            raise
+        except OverBudgetError as error:
             raise TemplateError(
-                f"the chat template refuses the conversation: {error}",
+                f"the chat template was stopped: {error}",
+                fix="use a template that you know; one that takes so much may be made to do harm",
+            ) from error
+        except Exception as error:  # a stranger's template raises what it likes
+            raise TemplateError(
+                f"the chat template refuses the conversation: {_shown(error)}",
                 fix="change the row so that the template takes it, or use another `chat_template_path`",
             ) from error
+
+
+def _shown(error: Exception) -> str:
+    text = str(error) or type(error).__name__
+    return text if len(text) <= _LONGEST_REASON else f"{text[:_LONGEST_REASON]}…"

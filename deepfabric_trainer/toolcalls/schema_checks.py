@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from deepfabric_trainer.errors import DataFormatError
 from deepfabric_trainer.schema.tools import normalize_tools
 
 Declared = dict[str, Any] | None
@@ -10,10 +11,17 @@ Declared = dict[str, Any] | None
 
 
 def declared_schemas(tools: Sequence[Mapping[str, Any]] | str | None) -> Declared:
-    """Return the parameters of each declared tool."""
+    """Return the parameters of each declared tool.
+
+    Raises:
+        DataFormatError: If the tools cannot be read.
+    """
     if tools is None or (not isinstance(tools, str) and len(tools) == 0):
         return None if tools is None else {}
-    declared = normalize_tools(tools, set())
+    try:
+        declared = normalize_tools(tools, set())
+    except RecursionError:
+        raise DataFormatError("the tools are nested too deeply", path="tools") from None
     return {tool["function"]["name"]: tool["function"].get("parameters") or {} for tool in declared or []}
 
 
@@ -46,11 +54,14 @@ def _errors(name: str, arguments: Mapping[str, Any], schemas: Declared) -> Itera
     from jsonschema import Draft202012Validator
     from referencing import Registry
 
+    from deepfabric_trainer.schema.patterns import with_bounded_patterns
+
     if schemas is None:
         return
     try:
         # An empty registry: a `$ref` of the user's must not reach out to the network.
-        yield from list(Draft202012Validator(schemas[name], registry=Registry()).iter_errors(dict(arguments)))
+        judge = with_bounded_patterns(Draft202012Validator)(schemas[name], registry=Registry())
+        yield from list(judge.iter_errors(dict(arguments)))
     except Exception:
         return
 

@@ -14,6 +14,7 @@ from trl.trainer.utils import global_then_local_main_first
 from deepfabric_trainer.config import DeepFabricSFTConfig, Preparation
 from deepfabric_trainer.encode import ConversationEncoder
 from deepfabric_trainer.errors import DataFormatError
+from deepfabric_trainer.file_names import file_name
 from deepfabric_trainer.grouping import encoded_codes
 from deepfabric_trainer.prepare import encode_dataset, settle, stream_dataset, tolerated_by, write_rejected
 from deepfabric_trainer.prepare.lazy import EncodedOnDemand
@@ -123,7 +124,9 @@ def prepare_rows(
         if cuts:
             streamed = cut_stream(streamed, args.max_length, args.truncation_mode, name)
         return TrainerRows(streamed.shuffle(seed=args.seed) if shuffles else streamed, None, {})
-    rejected_path = Path(args.output_dir) / ("rejected.jsonl" if name == "train" else f"rejected_{name}.jsonl")
+    rejected_path = Path(args.output_dir) / (
+        "rejected.jsonl" if name == "train" else f"rejected_{file_name(name)}.jsonl"
+    )
     is_main = args.process_index == 0
     wants_groups = name == "train" and groups(args)
     if _encodes_on_demand(args):

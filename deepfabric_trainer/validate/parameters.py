@@ -9,6 +9,7 @@ from jsonschema.exceptions import ValidationError
 from jsonschema.protocols import Validator
 from referencing import Registry
 
+from deepfabric_trainer.schema.patterns import with_bounded_patterns
 from deepfabric_trainer.validate.broken import dotted, shown
 from deepfabric_trainer.validate.mending import MendedSchema, mend_schema
 from deepfabric_trainer.validate.plain import is_plainly_valid
@@ -76,7 +77,7 @@ class Parameters:
     @cached_property
     def _validator(self) -> Validator:
         # An empty registry: a `$ref` in somebody's data must not reach out to the network.
-        return self._mended.dialect(self._mended.schema, registry=Registry())
+        return with_bounded_patterns(self._mended.dialect)(self._mended.schema, registry=Registry())
 
 
 def read_parameters(value: Any) -> Parameters:
