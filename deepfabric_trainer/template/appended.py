@@ -3,7 +3,8 @@
 from functools import lru_cache
 
 from jinja2 import nodes
-from transformers.utils import chat_template_utils
+
+from deepfabric_trainer.template.compiling import compiled
 
 _PROMPT = "add_generation_prompt"
 _PLAIN = (
@@ -22,7 +23,7 @@ def appends_prompt(source: str, switches: frozenset[str]) -> bool:
         switches (`frozenset[str]`): Variables that this part may read, and no other part does.
     """
     try:
-        tree = chat_template_utils._compile_jinja_template(source).environment.parse(source)
+        tree = compiled(source).environment.parse(source)
     except Exception:  # rendering says what is wrong
         return False
     *before, last = tree.body or [tree]

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from jinja2 import nodes
-from transformers.utils import chat_template_utils
+
+from deepfabric_trainer.template.compiling import compiled
 
 _STRIPPING = ("strip", "lstrip", "rstrip", "trim")
 _OF_NAMES = ("join", "default", "d", "map", "selectattr", "rejectattr", "groupby", "sort", "dictsort", "tojson")
@@ -65,7 +66,7 @@ class Watch:
 def watch_of(source: str) -> Watch:
     """Return what a template looks for; a template that cannot be read is not clear."""
     try:
-        tree = chat_template_utils._compile_jinja_template(source).environment.parse(source)
+        tree = compiled(source).environment.parse(source)
     except Exception:  # rendering says what is wrong
         return Watch(re.compile("(?!)"), frozenset(), (), False)
     inside, whole = {"</think"}, set[str]()

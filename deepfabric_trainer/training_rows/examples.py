@@ -6,9 +6,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from accelerate import PartialState
 from datasets import Dataset, IterableDataset, concatenate_datasets
 from transformers import TrainingArguments
-from trl.trainer.utils import global_then_local_main_first
 
 from deepfabric_trainer.config import DeepFabricSFTConfig, Preparation
 from deepfabric_trainer.encode import ConversationEncoder
@@ -119,7 +119,9 @@ def prepare_rows(
         )
         grouping = Grouping(lazy, codes_of_rows(dataset, encoder)) if wants_groups else None
         return TrainerRows(lazy, grouping, {"rows": len(dataset)})
-    with global_then_local_main_first():
+    state = PartialState()
+    # The others find what these have cached, whether the machines share a disk or not.
+    with state.main_process_first(), state.local_main_process_first():
         workers = args.dataset_num_proc
         prepared, report = encode_dataset(dataset, encoder, check=is_ours, num_proc=workers, name=name)
     if report.rejected and is_main:
