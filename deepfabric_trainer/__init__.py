@@ -54,6 +54,7 @@ _MODULE_OF = {
 }
 
 __all__ = [
+    "CheckpointError",
     "ConfigError",
     "ConversationEncoder",
     "DataFormatError",

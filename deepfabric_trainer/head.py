@@ -12,7 +12,9 @@ from typing import Any
 
 import torch
 
-_DEVICES = ("cpu", "mps")
+from deepfabric_trainer.label_scores import FUSED_HEAD
+
+_DEVICES = ("cpu", "mps") if FUSED_HEAD else ("cpu", "mps", "cuda", "xpu", "npu")
 """Where every position is scored; XLA devices are left out, since they compile anew for each number of positions."""
 _MOST = 0.5
 """Above this share of trained positions, taking them out costs more than it saves."""

@@ -58,7 +58,7 @@ def find_obstacle(
     loss_type, is_ours = getattr(args, "loss_type", "nll"), isinstance(args, DeepFabricSFTConfig)
     collator = "give the weights to a collator: `data_collator=ToolCallCollator(..., loss_weights=...)`"
     obstacles = [
-        (loss_type != "nll", f"loss_type={loss_type!r}", "set loss_type='nll'"),
+        (loss_type not in ("nll", "chunked_nll"), f"loss_type={loss_type!r}", "set loss_type='nll'"),
         (args.label_smoothing_factor > 0, "`label_smoothing_factor`", "set it to 0"),
         (compute_loss_func is not None, "`compute_loss_func`", "leave it out"),
         (formatting_func is not None, "`formatting_func`", "leave it out"),

@@ -29,6 +29,7 @@ class OptimizerStep:
         self.trainer = trainer
         self.budget = TokenBudget(max_tokens)
         self.computed_tokens = 0
+        self.passes = 1
         self._done: list[tuple[dict[str, Any], Any]] = []
         self._logged: dict[str, int] = {}
         self._regions: torch.Tensor | None = None
@@ -151,11 +152,11 @@ class OptimizerStep:
         trainer = self.trainer
         steps = trainer.current_gradient_accumulation_steps
         if trainer.aux_loss_enabled:
-            trainer.current_gradient_accumulation_steps = steps * passes
+            trainer.current_gradient_accumulation_steps, self.passes = steps * passes, passes
         try:
             yield
         finally:
-            trainer.current_gradient_accumulation_steps = steps
+            trainer.current_gradient_accumulation_steps, self.passes = steps, 1
 
     @contextmanager
     def _alone(self, model: Any) -> Iterator[None]:

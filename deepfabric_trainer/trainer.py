@@ -14,9 +14,10 @@ from deepfabric_trainer.collators.tree_attention import tree_attention
 from deepfabric_trainer.config import DeepFabricSFTConfig
 from deepfabric_trainer.head import trained_positions_only
 from deepfabric_trainer.hub import HubPushes, wanted
+from deepfabric_trainer.label_scores import give_up_chunks, measured_and_weighed, wants_logits
 from deepfabric_trainer.laid_out import mask_for_backbone, with_tokens_of_examples
 from deepfabric_trainer.launch import warn_of_launch
-from deepfabric_trainer.loss import mean_weight, weigh
+from deepfabric_trainer.loss import mean_weight
 from deepfabric_trainer.loss_settings import columns_beside_labels, find_obstacle, refuse_weights, weights_for_collator
 from deepfabric_trainer.preflight import look_at_run, look_at_settings
 from deepfabric_trainer.region_metrics import RegionMetrics, without_repeats
@@ -97,6 +98,7 @@ class DeepFabricTrainer(HubPushes, ResumableTrainer):
         conversations = isinstance(train_dataset, Dataset | IterableDataset) and (
             (is_ours and is_encoded(train_dataset)) or holds_conversations(train_dataset, text_column_of(args))
         )
+        give_up_chunks(args, are_scored=conversations or data_collator is not None)
         self._assistant_only = bool(getattr(args, "assistant_only_loss", False))
         self._obstacle_to_weights = find_obstacle(
             args,
@@ -183,14 +185,14 @@ class DeepFabricTrainer(HubPushes, ResumableTrainer):
         mode = "train" if self.model.training else "eval"
         if mode == "eval":
             inputs = without_repeats(inputs, self.accelerator)
-        needs_logits = return_outputs or self.compute_loss_func is not None or self.label_smoother is not None
+        needs_logits = wants_logits(self, inputs, return_outputs)
         with (
             tree_attention(self.model),
             mask_for_backbone(self.model, inputs) as shown,
             nullcontext(shown) if needs_logits else trained_positions_only(self.model, shown) as batch,
         ):
-            weighted = weigh(self.region_metrics.measured(model, batch, mode), batch, num_items_in_batch)
-            return super().compute_loss(weighted, batch, return_outputs, num_items_in_batch)
+            weighed = measured_and_weighed(self, model, batch, mode, num_items_in_batch)
+            return super().compute_loss(weighed, batch, return_outputs, num_items_in_batch)
 
     def _track_num_input_tokens(self, inputs: dict[str, Any]) -> None:
         super()._track_num_input_tokens(with_tokens_of_examples(inputs))

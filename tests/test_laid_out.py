@@ -14,7 +14,7 @@ from deepfabric_trainer.collators import PackingCollator, SharedPrefixCollator, 
 from deepfabric_trainer.errors import ConfigError
 from deepfabric_trainer.rows import to_dataset
 from tests.collators.models import make_model
-from tests.fixtures.tiny import QUIET, tiny_model, tiny_tokenizer, tool_rows
+from tests.fixtures.tiny import CHECKPOINTING, QUIET, tiny_model, tiny_tokenizer, tool_rows
 
 Run = Callable[..., Any]
 LOGGED = ("loss", "entropy", "mean_token_accuracy", "num_tokens", "grad_norm", "aux_loss")
@@ -95,7 +95,7 @@ def test_checkpointing_adapters_and_accumulation_give_one_curve(
             batching=batching,
             gradient_accumulation_steps=2,
             per_device_train_batch_size=2,
-            activation_checkpointing=checkpointing,
+            **{CHECKPOINTING: checkpointing},
             trainer_options={"peft_config": adapter},
         )
         curves.append(logged(trainer))

@@ -18,13 +18,13 @@ from jinja2 import nodes
 from jinja2.ext import Extension
 from jinja2.parser import Parser
 from transformers import PreTrainedTokenizerBase
-from transformers.utils import chat_template_utils
 
 from deepfabric_trainer.schema import Tool
 from deepfabric_trainer.template.bounded import HARMLESS, BoundedTemplates, bounded_environment
 from deepfabric_trainer.template.brackets import MAX_NUMBER, bracket
 from deepfabric_trainer.template.budget import OverBudgetError
 from deepfabric_trainer.template.catalogue import Catalogue, KnownTool, KnownTools
+from deepfabric_trainer.template.compiling import DROPS_NULLS, plain_data, with_reasoning_fields
 
 logger = logging.getLogger(__name__)
 
@@ -156,18 +156,18 @@ class DirectRenderer:
         tools: Sequence[Tool] | None,
         variables: Mapping[str, Any],
     ) -> str:
-        given = [{key: value for key, value in message.items() if value is not None} for message in messages]
-        chat = chat_template_utils._alias_reasoning_fields(chat_template_utils._plain_template_data(given))
-        known = (
-            tools.tools if isinstance(tools, Catalogue) else chat_template_utils._plain_template_data(tools or None)
-        )
+        given = [
+            {key: value for key, value in message.items() if value is not None or not DROPS_NULLS}
+            for message in messages
+        ]
+        known = tools.tools if isinstance(tools, Catalogue) else plain_data(tools or None)
         return template.render(
-            messages=chat,
+            messages=with_reasoning_fields(plain_data(given)),
             tools=known,
             documents=None,
             **{
                 "add_generation_prompt": False,
-                **chat_template_utils._plain_template_data({**processing_class.special_tokens_map, **variables}),
+                **plain_data({**processing_class.special_tokens_map, **variables}),
             },
         )
 

@@ -6,10 +6,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from accelerate import PartialState
 from datasets import Dataset, IterableDataset, concatenate_datasets
 from transformers import TrainingArguments
 from trl.data_utils import is_conversational_from_value, maybe_convert_to_chatml
-from trl.trainer.utils import global_then_local_main_first
 
 from deepfabric_trainer.config import DeepFabricSFTConfig, Preparation
 from deepfabric_trainer.encode import ConversationEncoder
@@ -137,7 +137,7 @@ def prepare_rows(
         )
         grouping = Grouping(lazy, codes_of_rows(dataset, encoder)) if wants_groups else None
         return TrainerRows(lazy, grouping, {"rows": len(dataset)})
-    with global_then_local_main_first():
+    with _main_processes_first():
         workers = args.dataset_num_proc
         prepared, report = encode_dataset(dataset, encoder, check=is_ours, num_proc=workers, name=name)
     if report.rejected and is_main:
@@ -145,14 +145,14 @@ def prepare_rows(
     settle(report, on_invalid, tolerated=tolerated)
     sentences, rows = report.sentences(name), report.rows_of_examples
     if cuts:
-        with global_then_local_main_first():
+        with _main_processes_first():
             prepared, kept, remarks = cut_examples(prepared, args.max_length, args.truncation_mode, name)
         sentences, rows = [*sentences, *remarks], rows[kept]
     for sentence in sentences if is_main else ():
         logger.warning(sentence)
     account = {"rows": report.rows, "examples": len(prepared), "rejected": len(report.rejected)}
     if not is_ours:
-        with global_then_local_main_first():
+        with _main_processes_first():
             prepared = _beside_columns_of(dataset.select(rows), prepared, workers)
     if shuffles:
         prepared, order = shuffled(prepared, args.seed)
@@ -226,6 +226,14 @@ def without_assistant_only_loss(args: TrainingArguments, conversations: bool) ->
 
 def _encodes_on_demand(args: Any) -> bool:
     return isinstance(args, DeepFabricSFTConfig) and args.preparation == Preparation.LAZY
+
+
+@contextmanager
+def _main_processes_first() -> Iterator[None]:
+    """Let the others find what the main processes have cached, whether the machines share a disk or not."""
+    state = PartialState()
+    with state.main_process_first(), state.local_main_process_first():
+        yield
 
 
 def _beside_columns_of(dataset: Dataset, prepared: Dataset, num_proc: int | None) -> Dataset:

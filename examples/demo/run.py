@@ -221,7 +221,7 @@ def _trainer(
         save_strategy="no",
         report_to="none",
         disable_tqdm=True,
-        activation_checkpointing=False,
+        gradient_checkpointing=False,
         bf16=False,
         use_cpu=not torch.cuda.is_available(),
         seed=settings.seed,

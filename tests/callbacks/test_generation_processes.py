@@ -10,7 +10,7 @@ from transformers import TrainerState
 from deepfabric_trainer.callbacks import SampleGenerationCallback
 from tests.fixtures.generation_run import found, make_callbacks
 from tests.fixtures.processes import run_processes
-from tests.fixtures.tiny import tool_rows
+from tests.fixtures.tiny import enable_checkpointing, tool_rows
 
 
 @pytest.mark.slow
@@ -51,7 +51,7 @@ def test_models_as_trainers_have_them(tiny_model: Any, tiny_tokenizer: Any, wrap
     if wrap == "lora":
         model = get_peft_model(tiny_model, LoraConfig(target_modules=["q_proj"], task_type="CAUSAL_LM"))
     elif wrap == "checkpointing":
-        tiny_model.activation_checkpointing_enable({"use_reentrant": False})
+        enable_checkpointing(tiny_model)
         model = tiny_model
     elif wrap == "compiled":
         model = torch.compile(tiny_model, backend="eager")

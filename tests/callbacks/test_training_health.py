@@ -26,7 +26,8 @@ from deepfabric_trainer.callbacks._health.resources import memory_in_use
 from deepfabric_trainer.callbacks._journal import RunEvent, journal_of
 from deepfabric_trainer.collators import PackingCollator, SharedPrefixCollator, ToolCallCollator
 from deepfabric_trainer.errors import ConfigError
-from tests.fixtures.tiny import QUIET
+from deepfabric_trainer.label_scores import FUSED_HEAD
+from tests.fixtures.tiny import CHECKPOINTING, QUIET
 
 POISON = 250
 """A token whose embedding is NaN, in models that `poisoned` has had in hand."""
@@ -85,7 +86,7 @@ def make_trainer(make_tiny_model, tmp_path):
             "num_train_epochs": 1,
             "learning_rate": 3e-3,
             "train_sampling_strategy": "sequential",
-            **{name: value for name, value in QUIET.items() if name != "activation_checkpointing"},
+            **{name: value for name, value in QUIET.items() if name != CHECKPOINTING},
         }
         evaluation = {"eval_dataset": args.pop("eval_dataset")} if "eval_dataset" in args else {}
         return Trainer(
@@ -303,6 +304,7 @@ class TestSpikes:
 
 
 class TestNothingToTrain:
+    @pytest.mark.skipif(not FUSED_HEAD, reason="before 1.15 TRL's loss of no labels is NaN, which is said too")
     def test_a_whole_step(self, make_sft_trainer):
         trainer = make_sft_trainer(
             encoded(12), callbacks=[TrainingHealthCallback()], max_steps=6, train_sampling_strategy="sequential"

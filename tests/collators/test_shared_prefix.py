@@ -12,6 +12,7 @@ from deepfabric_trainer.collators.support import find_mask_form
 from deepfabric_trainer.errors import ConfigError
 from tests.collators.batches import KINDS, make_examples
 from tests.collators.models import FAMILIES, WITHOUT_SDPA, assert_same_step, make_model, settings
+from tests.fixtures.tiny import enable_checkpointing
 
 CELLS = [
     (family, attention)
@@ -49,7 +50,7 @@ def test_gradient_checkpointing_and_adapters_change_nothing(attention: str, adap
         torch.manual_seed(1)
         model = get_peft_model(model, LoraConfig(target_modules="all-linear", init_lora_weights=False))
         model.enable_input_require_grads()
-    model.activation_checkpointing_enable({"use_reentrant": False})
+    enable_checkpointing(model)
     model.train()
     examples = make_examples("two catalogues")
     assert_same_step(model, SharedPrefixCollator(0, **settings(form))(examples), ToolCallCollator(0)(examples))

@@ -10,6 +10,7 @@ from datasets import Dataset
 from transformers import TrainerCallback
 
 from deepfabric_trainer import callbacks
+from tests.fixtures.tiny import CHECKPOINTING, enable_checkpointing
 
 EXPORTED = [
     value
@@ -81,7 +82,7 @@ def test_does_not_change_what_is_learned(kind, make, make_sft_trainer, make_tiny
         for layer in model.model.layers:
             layer.self_attn.attention_dropout = 0.5
         trainer = make_sft_trainer(
-            tool_rows, callbacks=attached, model=model, activation_checkpointing=True, **train_options(tool_rows)
+            tool_rows, callbacks=attached, model=model, **{CHECKPOINTING: True}, **train_options(tool_rows)
         )
         trainer.train()
         learned.append(weights(trainer))
@@ -93,7 +94,7 @@ def test_restores_model_and_tokenizer(kind, make, make_sft_trainer, tool_rows):
     trainer = make_sft_trainer(tool_rows)
     trainer.model.train()
     trainer.model.config.use_cache = False
-    trainer.model.activation_checkpointing_enable({"use_reentrant": False})
+    enable_checkpointing(trainer.model)
     trainer.processing_class.padding_side = "right"
     before = snapshot(trainer)
     random_state = torch.get_rng_state()

@@ -5,6 +5,7 @@ import torch
 
 from deepfabric_trainer.errors import ConfigError
 from deepfabric_trainer.generate import generate_with_shared_prefix, generation_mode
+from tests.fixtures.tiny import enable_checkpointing, is_checkpointing
 from tests.generate.test_batches import OPTIONS, PREFIX, PROMPTS, expected
 
 
@@ -14,7 +15,7 @@ class TestGenerationMode:
         tiny_model.train()
         tiny_model.lm_head.eval()
         tiny_model.config.use_cache = False
-        tiny_model.activation_checkpointing_enable({"use_reentrant": False})
+        enable_checkpointing(tiny_model)
         return tiny_model
 
     @staticmethod
@@ -35,9 +36,9 @@ class TestGenerationMode:
         with generation_mode(training_model) as model:
             assert model is training_model
             assert not any(module.training for module in model.modules())
-            assert not model.is_activation_checkpointing
+            assert not is_checkpointing(model)
             assert model.config.use_cache
-        assert training_model.is_activation_checkpointing
+        assert is_checkpointing(training_model)
 
     def test_training_model_generates_the_same(self, training_model):
         rows = expected(training_model)

@@ -4,10 +4,11 @@ from pathlib import Path
 import pytest
 
 from tests.fixtures.conversations import STYLES
-from tests.fixtures.templates import ALL, frozen_clock
+from tests.fixtures.templates import ALL, frozen_clock, recorded_templates
 from tests.golden import make_encodings, make_trl_labels
 
 
+@recorded_templates
 @pytest.mark.parametrize("name", ALL)
 def test_encodings_are_as_recorded(name: str) -> None:
     recorded = json.loads(make_encodings.path_of(name).read_text(encoding="utf-8"))
@@ -16,10 +17,12 @@ def test_encodings_are_as_recorded(name: str) -> None:
     assert list(recorded) == list(STYLES)
 
 
+@recorded_templates
 def test_no_encoding_is_recorded_of_a_template_that_is_gone() -> None:
     assert sorted(path.stem for path in make_encodings.FOLDER.iterdir()) == ALL
 
 
+@recorded_templates
 @pytest.mark.parametrize("name", make_trl_labels.TRAINING)
 def test_labels_differ_from_trls_for_the_recorded_reasons_only(name: str) -> None:
     recorded = json.loads(make_trl_labels.PATH.read_text(encoding="utf-8"))

@@ -9,7 +9,7 @@ from torch.utils.data import RandomSampler
 from trl import SFTConfig, SFTTrainer
 
 from deepfabric_trainer.grouping import PrefixGroupSampler
-from tests.fixtures.tiny import tiny_model, tiny_tokenizer
+from tests.fixtures.tiny import CHECKPOINTING, tiny_model, tiny_tokenizer
 
 pytestmark = pytest.mark.slow
 
@@ -63,7 +63,7 @@ def train(
             use_cpu=True,
             bf16=False,
             max_length=None,
-            activation_checkpointing=False,
+            **{CHECKPOINTING: False},
             **options,
         ),
         train_dataset=Dataset.from_list(rows),

@@ -13,7 +13,7 @@ from transformers import DataCollatorForSeq2Seq, EarlyStoppingCallback, Training
 from trl import SFTConfig
 
 from tests.collators.models import make_model
-from tests.fixtures.tiny import tiny_model, tiny_tokenizer
+from tests.fixtures.tiny import CHECKPOINTING, tiny_model, tiny_tokenizer
 from tests.parity.samples import (
     ASKED_CHATS,
     ASSISTED,
@@ -239,7 +239,7 @@ LOSSES = [
 MODELS = [
     Feature("LoRA", rows(CHATS), {}, lora()),
     Feature("LoRA, few trained tokens", rows(QUESTIONS), {}, lora()),
-    Feature("LoRA and gradient checkpointing", rows(CHATS), {"activation_checkpointing": True}, lora()),
+    Feature("LoRA and gradient checkpointing", rows(CHATS), {CHECKPOINTING: True}, lora()),
     Feature("DoRA", rows(CHATS), {}, lora(use_dora=True)),
     Feature("modules_to_save", rows(CHATS), {}, lora(modules_to_save=["embed_tokens", "lm_head"])),
     Feature("adapters of the model's own", rows(CHATS), model=adapted_llama),
@@ -254,11 +254,11 @@ MODELS = [
     ),
     Feature("eos_token", rows(TEXTS), {"eos_token": "<|im_start|>"}),
     Feature("pad_token", rows(CHATS), {"pad_token": "<|im_start|>"}),
-    Feature("gradient checkpointing", rows(CHATS), {"activation_checkpointing": True}),
+    Feature("gradient checkpointing", rows(CHATS), {CHECKPOINTING: True}),
     Feature(
         "selective checkpointing",
         rows(CHATS),
-        {"activation_checkpointing": True, "gradient_checkpointing_kwargs": {"selective": True}},
+        {CHECKPOINTING: True, "gradient_checkpointing_kwargs": {"selective": True}},
     ),
     Feature("auto_find_batch_size", rows(CHATS), {"auto_find_batch_size": True}),
     Feature("torch_compile", rows(CHATS), {"torch_compile": True, "torch_compile_backend": "eager"}),

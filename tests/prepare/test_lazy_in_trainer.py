@@ -12,7 +12,7 @@ from deepfabric_trainer.grouping import PrefixGroupSampler, row_codes
 from deepfabric_trainer.prepare import prepare_dataset
 from deepfabric_trainer.prepare.lazy import EncodedOnDemand
 from deepfabric_trainer.rows import to_dataset
-from tests.fixtures.tiny import tiny_model, tiny_tokenizer, tool_rows
+from tests.fixtures.tiny import CHECKPOINTING, tiny_model, tiny_tokenizer, tool_rows
 
 pytestmark = pytest.mark.slow
 
@@ -49,7 +49,7 @@ def losses(kind: type[_Trainer], folder: Path, **options: Any) -> list[float]:
             use_cpu=True,
             bf16=False,
             max_length=None,
-            activation_checkpointing=False,
+            **{CHECKPOINTING: False},
             **options,
         ),
         data_collator=ToolCallCollator(pad_token_id=0),

@@ -4,11 +4,13 @@ import pytest
 
 from deepfabric_trainer.schema import NullText, normalize_row
 from deepfabric_trainer.template import ChatTemplate, Dialect
-from tests.fixtures.templates import ALL, tokenizer_with
+from deepfabric_trainer.template.compiling import DROPS_NULLS
+from tests.fixtures.templates import ALL, recorded_templates, tokenizer_with
 from tests.fixtures.tiny import TOOLS, call, tiny_tokenizer
 
 HEAD = "{% for m in messages %}<|im_start|>{{ m.role }}\n"
 CALLS = "{% for c in m.tool_calls or [] %}{{ c.function.name }} %s{% endfor %}"
+null_keys = pytest.mark.skipif(not DROPS_NULLS, reason="transformers shows templates null contents before 5.23")
 TAIL = "<|im_end|>\n{% endfor %}"
 CONTENT = "{{ m.content or '' }}"
 
@@ -40,6 +42,7 @@ def test_arguments_go_in_as_the_template_writes_them_right(written: str, dialect
 AS_JSON = CALLS.replace("%s", "{{ c.function.arguments | tojson }}")
 
 
+@null_keys
 @pytest.mark.parametrize(
     ("content", "omits_content"),
     [
@@ -53,6 +56,7 @@ def test_empty_contents_go_in_as_the_template_takes_them(content: str, omits_con
     assert template_with(content + AS_JSON).dialect(None).omits_content is omits_content
 
 
+@null_keys
 @pytest.mark.parametrize(("content", "expected"), [(None, "none"), ("", "empty")])
 def test_an_empty_content_goes_in_as_it_came_where_a_template_takes_both(content: Any, expected: str) -> None:
     template = template_with("{{ (m.content or 'empty') if m.content is defined else 'none' }}" + AS_JSON)
@@ -76,6 +80,7 @@ def test_what_speaks_to_the_training_is_not_shown_to_the_template() -> None:
     assert "['content', 'role']" in rendered
 
 
+@recorded_templates
 @pytest.mark.parametrize("name", ALL)
 def test_every_template_of_trl_has_a_dialect(name: str) -> None:
     dialect = ChatTemplate(tokenizer_with(name)).dialect(TOOLS)  # type: ignore[arg-type]

@@ -1,7 +1,7 @@
 import pytest
 
 from deepfabric_trainer.template import ChatTemplate, Habits
-from tests.fixtures.templates import tokenizer_with
+from tests.fixtures.templates import recorded_templates, tokenizer_with
 from tests.fixtures.tiny import tiny_tokenizer
 
 
@@ -9,6 +9,7 @@ def habits(name: str) -> Habits:
     return Habits(ChatTemplate(tokenizer_with(name)))
 
 
+@recorded_templates
 @pytest.mark.parametrize(("name", "renders"), [("qwen3", True), ("gptoss_training", True), ("qwen2_5", False)])
 def test_it_is_known_whether_a_template_renders_reasoning(name: str, renders: bool) -> None:
     assert habits(name).renders_reasoning is renders

@@ -1,7 +1,7 @@
 import pytest
 
 from deepfabric_trainer.template import watch_of
-from tests.fixtures.templates import ALL, trl_template
+from tests.fixtures.templates import ALL, recorded_templates, trl_template
 
 LOOP = "{% for m in messages %}%s{{ m.content }}{% endfor %}"
 
@@ -54,6 +54,7 @@ def test_a_template_that_cannot_be_read_is_not_clear() -> None:
     assert not watch_of("{% if %}").is_clear
 
 
+@recorded_templates
 def test_templates_of_trl_are_clear_but_for_those_that_compare_or_measure_contents() -> None:
     unclear = {name.removesuffix("_training") for name in ALL if not watch_of(trl_template(name)).is_clear}
     assert unclear == {"idefics3", "smolvlm", "cohere2", "lfm2_2_5", "lfm2_2_5_v2", "lfm2_2_5_vl"}

@@ -13,6 +13,7 @@ from deepfabric_trainer.template import ChatTemplate
 from deepfabric_trainer.toolcalls import ParsedResponse, parse_tool_calls
 from deepfabric_trainer.toolcalls.pieces import after_common_start
 from tests.fixtures import templates
+from tests.fixtures.templates import recorded_templates
 from tests.fixtures.tiny import tiny_tokenizer
 from tests.toolcalls.cases import CASE_TOOLS, CASES
 from tests.toolcalls.hand_made import HAND_MADE
@@ -60,6 +61,7 @@ def written_turn(tokenizer: Any, calls: list[dict[str, Any]], tools: Any = CASE_
     return after_common_start(template.render([*question, turn], tools), prompt)
 
 
+@recorded_templates
 def test_every_template_of_trl_is_in_a_list() -> None:
     for name in templates.ALL:
         if name.removesuffix("_training") in DROPPING:
@@ -101,6 +103,7 @@ def test_token_ids_give_the_same(name: str) -> None:
 _NO_CONTENT = {"llama3_1", "llama3_2", "gptoss", "muse_glimmer"}
 
 
+@recorded_templates
 @pytest.mark.parametrize("name", READABLE)
 def test_content_beside_calls_is_kept(name: str) -> None:
     tokenizer = tokenizer_with(name)

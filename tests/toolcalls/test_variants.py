@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from deepfabric_trainer.toolcalls import ParsedResponse, parse_tool_calls, stop_token_ids
+from tests.fixtures.templates import recorded_templates
 from tests.fixtures.tiny import call
 from tests.toolcalls.test_round_trips import tokenizer_with
 
@@ -35,6 +36,7 @@ def test_a_call_in_other_words(name: str, text: str) -> None:
     assert parse_tool_calls(tokenizer_with(name), text) == ParsedResponse("", None, F, None)
 
 
+@recorded_templates
 def test_harmony_keeps_channels_apart() -> None:
     text = (
         "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>commentary<|message|>I look.<|end|>"
