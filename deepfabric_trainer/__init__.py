@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from deepfabric_trainer.config import DeepFabricSFTConfig
     from deepfabric_trainer.encode import ConversationEncoder, EncodedExample, Region
     from deepfabric_trainer.errors import (
+        CheckpointError,
         ConfigError,
         DataFormatError,
         DeepFabricTrainerError,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from deepfabric_trainer.validate import ValidationReport, validate_dataset
 
 _MODULE_OF = {
+    "CheckpointError": "errors",
     "ConfigError": "errors",
     "ConversationEncoder": "encode",
     "DataFormatError": "errors",

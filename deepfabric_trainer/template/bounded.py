@@ -279,7 +279,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
 
     def call(__self, __context: Any, __obj: Any, *args: Any, **options: Any) -> Any:
         """Call something, such as a macro or a method of a text."""
-        owner = __obj.__self__ if type(__obj) is BuiltinMethodType else getattr(__obj, "__self__", None)
+        owner: Any = __obj.__self__ if type(__obj) is BuiltinMethodType else getattr(__obj, "__self__", None)
         kind = type(owner)
         if (kind is str and __obj.__name__ in HARMLESS) or kind is dict:
             options.pop("_loop_vars", None)
