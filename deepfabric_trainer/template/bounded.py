@@ -14,20 +14,16 @@ from typing import Any
 
 import jinja2
 from jinja2 import nodes
-from jinja2.compiler import CodeGenerator, Frame, optimizeconst
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from transformers.utils import chat_template_utils
 
 from deepfabric_trainer.template.budget import Budget, OverBudgetError
+from deepfabric_trainer.template.counted_code import COMPARES, SHORT, CountingCode
 from deepfabric_trainer.template.growth import CHECKED, GROWING_FILTERS, check_filter, check_formatted, check_method
 
 LONGEST_SOURCE = 200_000
 """Characters of a template; those of real models have some thousands."""
 _MOST_TEMPLATES = 64
-_STRETCH = 64
-"""Weight of the statements between two counts."""
-_COMPARES, _WRITES = 16, 8
-"""Weight of what may look through long texts, and of a piece that is kept until the end."""
 _SMALL = frozenset(["abs", "attr", "count", "d", "default", "first", "float", "int", "last", "length"])
 """Filters that give back what they are given, or a number."""
 _SMALL_TEXT = 256
@@ -42,8 +38,6 @@ HARMLESS = frozenset(
 """Methods of texts that make nothing longer than three times the text."""
 _OF_NO_USE = ("lipsum",), ("urlize", "xmlattr")
 """Globals and filters that write HTML, at any length."""
-_CONST = 1_000
-"""Characters of a constant whose addition is not worth a look."""
 _SWAP = RLock()
 
 
@@ -109,114 +103,6 @@ def _sandbox() -> jinja2.Environment:
     return environment
 
 
-class _CountingCode(CodeGenerator):
-    """Writes the Python code of a template with counts in it."""
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self._counted: set[int] = set()
-
-    def write_commons(self) -> None:
-        """Write what every function of the code begins with."""
-        super().write_commons()
-        self.writeline("spend, text = environment.budget.spend, environment.text")
-        self.writeline(
-            "made, took, added = environment.budget.made, environment.budget.took, environment.budget.added"
-        )
-
-    def visit_For(self, node: nodes.For, frame: Frame) -> None:
-        """Count the turns of a loop."""
-        self._counted.add(id(node.body))
-        super().visit_For(node, frame)
-
-    def macro_body(self, node: Any, frame: Frame) -> Any:
-        """Count the calls of a macro."""
-        self._counted.add(id(node.body))
-        return super().macro_body(node, frame)
-
-    def blockvisit(self, nodes: Iterable[nodes.Node], frame: Frame) -> None:
-        """Write statements, with a count before the body of a loop or macro and before each stretch of many."""
-        statements = list(nodes)
-        weights = [_weight(statement) for statement in statements]
-        if sum(weights) < _STRETCH and id(nodes) not in self._counted:
-            super().blockvisit(statements, frame)
-            return
-        begin, weight = 0, 2
-        for end, more in enumerate(weights, start=1):
-            weight += more
-            if weight >= _STRETCH or end == len(weights):
-                self.writeline(f"spend({weight})")
-                super().blockvisit(statements[begin:end], frame)
-                begin, weight = end, 0
-        if not statements:
-            self.writeline("spend(2)")
-
-    @optimizeconst
-    def visit_Add(self, node: nodes.BinExpr, frame: Frame) -> None:
-        """Count a sum, but for that of a text and a short constant."""
-        is_small = any(isinstance(side, nodes.Const) and _is_short(side.value) for side in (node.left, node.right))
-        self.write("(" if is_small else "added(")
-        self.visit(node.left, frame)
-        self.write(" + " if is_small else ", ")
-        self.visit(node.right, frame)
-        self.write(")")
-
-    @optimizeconst
-    def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:
-        """Count what is joined."""
-        self.write("environment.joined(")
-        if frame.eval_ctx.volatile:
-            self.write("(markup_join if context.eval_ctx.volatile else str_join)")
-        else:
-            self.write("markup_join" if frame.eval_ctx.autoescape else "str_join")
-        self.write(", (")
-        for part in node.nodes:
-            self.visit(part, frame)
-            self.write(", ")
-        self.write("))")
-
-    @optimizeconst
-    def visit_Getitem(self, node: nodes.Getitem, frame: Frame) -> None:
-        """Count a slice."""
-        is_slice = isinstance(node.arg, nodes.Slice)
-        self.write("took(" if is_slice else "")
-        super().visit_Getitem(node, frame)
-        self.write(")" if is_slice else "")
-
-    def visit_List(self, node: nodes.List, frame: Frame) -> None:
-        """Count what a list holds."""
-        self._literal(super().visit_List, node, frame)
-
-    def visit_Tuple(self, node: nodes.Tuple, frame: Frame) -> None:
-        """Count what a tuple holds; the targets of assignments are tuples, too."""
-        if node.ctx == "load":
-            self._literal(super().visit_Tuple, node, frame)
-        else:
-            super().visit_Tuple(node, frame)
-
-    def visit_Dict(self, node: nodes.Dict, frame: Frame) -> None:
-        """Count what an object holds."""
-        self._literal(super().visit_Dict, node, frame)
-
-    def _literal(self, visit: Callable[[Any, Frame], None], node: nodes.Node, frame: Frame) -> None:
-        is_const = all(isinstance(child, nodes.Const | nodes.Pair) for child in node.iter_child_nodes())
-        is_const = is_const and all(isinstance(pair.value, nodes.Const) for pair in node.find_all(nodes.Pair))
-        self.write("" if is_const else "made(")
-        visit(node, frame)
-        self.write("" if is_const else ")")
-
-    def _output_child_pre(self, node: nodes.Expr, frame: Frame, finalize: Any) -> None:
-        # A text is as it is; what becomes one is counted.
-        self.write("(value if type(value := ")
-        if frame.eval_ctx.volatile:
-            self.write("(escape if context.eval_ctx.autoescape else text)(")
-        else:
-            self.write("escape(" if frame.eval_ctx.autoescape else "(")
-
-    def _output_child_post(self, node: nodes.Expr, frame: Frame, finalize: Any) -> None:
-        self.write(")) is str else text(value))")
-
-
 class _BoundedTemplate(jinja2.Template):
     """A template whose every rendering has a budget."""
 
@@ -229,7 +115,7 @@ class _BoundedTemplate(jinja2.Template):
 class BoundedEnvironment(ImmutableSandboxedEnvironment):
     """A sandbox whose templates count what they cost; made by `bounded_environment`."""
 
-    code_generator_class = _CountingCode
+    code_generator_class = CountingCode
     template_class = _BoundedTemplate
     intercepted_binops = frozenset(CHECKED)
     budget: Budget
@@ -285,11 +171,11 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
             options.pop("_loop_vars", None)
             options.pop("_block_vars", None)
             found = __obj(*args, **options)
-            return found if kind is dict or len(owner) <= _SMALL_TEXT else __self.budget.took(found)
+            return found if kind is dict or len(str(owner)) <= _SMALL_TEXT else __self.budget.took(found)
         if isinstance(owner, str | bytes | int):
             own = {name: value for name, value in options.items() if name not in ("_loop_vars", "_block_vars")}
             args = check_method(__self.budget, owner, __obj.__name__, args, own)
-        elif __obj is __self.globals.get("strftime_now") and len(str(args)) + len(str(options)) > _CONST:
+        elif __obj is __self.globals.get("strftime_now") and len(str(args)) + len(str(options)) > SHORT:
             raise OverBudgetError("it asks for a date in a format of too many characters")
         return __self.budget.took(super().call(__context, __obj, *args, **options))
 
@@ -315,7 +201,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
 
     def call_test(self, *args: Any, **options: Any) -> Any:
         """Make a test of each of many values."""
-        self.budget.spend(_COMPARES)
+        self.budget.spend(COMPARES)
         return super().call_test(*args, **options)
 
     def _counted_filter(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -332,7 +218,8 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
                 value = check_filter(self.budget, name, value, args[place + 1 :], options)
                 args = (*args[:place], value, *args[place + 1 :])
             if isinstance(value, str | bytes | list | tuple | dict | range):
-                self.budget.spend(len(value) >> 3)
+                sized: Any = value
+                self.budget.spend(len(sized) >> 3)
             return self.budget.took(function(*args, **options))
 
         return counted
@@ -341,19 +228,3 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
 def _require_short(source: Any) -> None:
     if isinstance(source, str) and len(source) > LONGEST_SOURCE:
         raise OverBudgetError(f"it is {len(source):,} characters long, and may have {LONGEST_SOURCE:,}")
-
-
-def _weight(node: nodes.Node) -> int:
-    """Return the weight of a statement, without that of loops and macros inside, which count themselves."""
-    weight = 1
-    if isinstance(node, nodes.Compare | nodes.Test):
-        weight = _COMPARES
-    elif isinstance(node, nodes.Output):
-        weight = _WRITES * len(node.nodes)
-    if isinstance(node, nodes.For | nodes.Macro | nodes.CallBlock | nodes.TemplateData):
-        return weight
-    return weight + sum(map(_weight, node.iter_child_nodes()))
-
-
-def _is_short(value: Any) -> bool:
-    return isinstance(value, int | float) or (isinstance(value, str) and len(value) <= _CONST)
