@@ -11,6 +11,7 @@ from trl import SFTConfig
 
 from deepfabric_trainer.encode.regions import Region
 from deepfabric_trainer.errors import ConfigError
+from deepfabric_trainer.redaction import redacted
 
 
 class Batching(StrEnum):
@@ -217,6 +218,11 @@ class DeepFabricSFTConfig(SFTConfig):
         if getattr(self, "bf16", None) is None and not self.use_cpu and not is_torch_bf16_gpu_available():
             self.bf16 = False  # TRL's default asks for a GPU that has it
         super().__post_init__()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as the parent does, for logs and dashboards; `model_init_kwargs` without keys, too."""
+        settings: dict[str, Any] = super().to_dict()
+        return {name: redacted(name, value) if isinstance(value, dict) else value for name, value in settings.items()}
 
     def _refuse_with_trls_packing(self) -> None:
         together = [

@@ -14,7 +14,8 @@ from typing import Any
 import psutil
 import torch
 
-from deepfabric_trainer.callbacks._report.text import cut, redacted, redacted_command
+from deepfabric_trainer.callbacks._report.text import cut
+from deepfabric_trainer.redaction import redacted, redacted_command
 
 _PACKAGES = ("deepfabric-trainer", "torch", "transformers", "trl", "accelerate", "datasets", "peft")
 _SAID_ELSEWHERE = {"output_dir", "accelerator_config", "deepspeed_plugin", "local_rank", "_n_gpu"}

@@ -16,8 +16,8 @@ from deepfabric_trainer.callbacks._measurements import GenerationResult
 from deepfabric_trainer.callbacks._report.environment import describe_environment, non_default_settings
 from deepfabric_trainer.callbacks._report.metrics_json import Earlier, read_earlier
 from deepfabric_trainer.callbacks._report.record import RunRecord, RunStatus
-from deepfabric_trainer.callbacks._report.text import without_secrets
 from deepfabric_trainer.callbacks._throughput import Throughput
+from deepfabric_trainer.redaction import without_secrets
 
 _MOST_EVENTS = 1000
 _MOST_REJECTS_READ = 100_000

@@ -15,8 +15,9 @@ from deepfabric_trainer.callbacks._report.chart import short
 from deepfabric_trainer.callbacks._report.curves import curves, other_metrics
 from deepfabric_trainer.callbacks._report.record import Measurement, RunRecord, RunStatus
 from deepfabric_trainer.callbacks._report.samples import Outcome, compare_samples
-from deepfabric_trainer.callbacks._report.text import cut, without_secrets
+from deepfabric_trainer.callbacks._report.text import cut
 from deepfabric_trainer.callbacks._report.verdict import Finding, verdict_of
+from deepfabric_trainer.redaction import without_secrets
 from deepfabric_trainer.visible import visible
 
 _TONES = {Finding.IMPROVED: "good", Finding.WORSE: "bad", Finding.DIVERGED: "bad"}
