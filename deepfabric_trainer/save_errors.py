@@ -8,7 +8,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from deepfabric_trainer.checkpoints import newest_whole
-from deepfabric_trainer.errors import CheckpointError
+from deepfabric_trainer.errors import CheckpointError, DeepFabricTrainerError
 
 _OF_TORCH = ("PytorchStreamWriter", "inline_container")
 """Where `torch.save` says in a `RuntimeError` that a file does not take what it writes."""
@@ -27,6 +27,8 @@ def explaining_failed_saves(folder: Path, *, is_checkpoint: bool = False) -> Ite
     """
     try:
         yield
+    except DeepFabricTrainerError:
+        raise
     except (OSError, RuntimeError, SafetensorError) as error:
         cause = _cause(error)
         if cause is None:

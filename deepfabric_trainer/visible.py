@@ -10,10 +10,16 @@ _INVISIBLE = re.compile(
 """Characters that are not shown, or that change the order of others; not the joiners that scripts need."""
 
 
-def visible(text: str) -> str:
-    r"""Show what would not be shown: control characters as pictures (`␛`), others by number (`⟨U+202E⟩`).
+def visible_controls(text: str) -> str:
+    r"""Show control characters as pictures (`␛`).
 
     Newlines and tabs stay. Halves of surrogate pairs, which JSON can hold and UTF-8 cannot, become `\udXXX`.
+    """
+    return text.encode("utf-8", "backslashreplace").decode().translate(_PICTURES)
+
+
+def visible(text: str) -> str:
+    r"""Show what would not be shown: control characters as pictures (`␛`), others by number (`⟨U+202E⟩`).
 
     Example:
         >>> visible("\x1b]0;mine\x07")
@@ -21,5 +27,4 @@ def visible(text: str) -> str:
     """
     if text.isascii() and text.isprintable():
         return text
-    whole = text.encode("utf-8", "backslashreplace").decode()
-    return _INVISIBLE.sub(lambda found: f"⟨U+{ord(found[0]):04X}⟩", whole.translate(_PICTURES))
+    return _INVISIBLE.sub(lambda found: f"⟨U+{ord(found[0]):04X}⟩", visible_controls(text))

@@ -11,7 +11,8 @@ from jinja2 import Environment, StrictUndefined, Template
 
 from deepfabric_trainer.encode import EncodedExample, Region
 from deepfabric_trainer.preview.rows import PreviewedRow, notes_on
-from deepfabric_trainer.preview.tokens import Stretch, TokenGroup, stretches, visible_controls
+from deepfabric_trainer.preview.tokens import Stretch, TokenGroup, stretches
+from deepfabric_trainer.visible import visible, visible_controls
 
 _CLASSES = {
     Region.CONTEXT: "x",
@@ -125,7 +126,7 @@ def render_html(
     views = [_row(row, tokenizer) for row in rows]
     return _template().render(
         title=title,
-        facts={name: visible_controls(fact) for name, fact in (facts or {}).items()},
+        facts={name: visible(fact) for name, fact in (facts or {}).items()},
         rows=views,
         legend=[(style, _name(region)) for region, style in _CLASSES.items()],
     )
@@ -145,7 +146,7 @@ def _row(row: PreviewedRow, tokenizer: Any) -> _Row:
             _example(example, tokenizer, _shared(example, row.examples[:earlier]))
             for earlier, example in enumerate(row.examples)
         ],
-        error=None if row.error is None else visible_controls(row.error),
+        error=None if row.error is None else visible(row.error),
         json=None if row.error is None else row.as_json(),
     )
 

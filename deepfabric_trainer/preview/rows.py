@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from deepfabric_trainer.encode import EncodedExample
-from deepfabric_trainer.preview.tokens import visible_controls
+from deepfabric_trainer.visible import visible
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class PreviewedRow:
     def as_json(self) -> str:
         """Return the row as indented JSON in which every character can be seen, and written as UTF-8."""
         text = json.dumps(self.row, indent=2, ensure_ascii=False, default=str)
-        return visible_controls(text)
+        return visible(text)
 
 
 def notes_on(example: EncodedExample) -> Iterator[str]:

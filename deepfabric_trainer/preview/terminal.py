@@ -7,7 +7,8 @@ from rich.text import Text
 
 from deepfabric_trainer.encode import EncodedExample, Region
 from deepfabric_trainer.preview.rows import PreviewedRow, notes_on
-from deepfabric_trainer.preview.tokens import stretches, visible_controls
+from deepfabric_trainer.preview.tokens import stretches
+from deepfabric_trainer.visible import visible
 
 _STYLES = {
     Region.CONTEXT: Style(dim=True),
@@ -32,7 +33,7 @@ def print_row(row: PreviewedRow, tokenizer: Any, console: Console, *, full: bool
         full (`bool`, *optional*, defaults to `False`): Show untrained stretches whole, and all of a rejected row.
     """
     if row.error is not None:
-        reason = Text(f"row {row.number} is rejected: ", style="bold red").append(visible_controls(row.error))
+        reason = Text(f"row {row.number} is rejected: ", style="bold red").append(visible(row.error))
         console.print(reason, soft_wrap=True)
         text = row.as_json()
         shown = text if full else _shortened(text, "characters")
@@ -61,7 +62,7 @@ def print_example(example: EncodedExample, tokenizer: Any, console: Console, *, 
     console.print(_legend(coloured), soft_wrap=True)
     body = Text()
     for stretch in stretches(example, tokenizer):
-        text = visible_controls(stretch.text)
+        text = visible(stretch.text)
         if stretch.region is Region.CONTEXT:
             kind = f"characters of {stretch.tokens:,} untrained tokens"
             body.append(text if full else _shortened(text, kind), style=_STYLES[stretch.region])

@@ -10,8 +10,6 @@ from deepfabric_trainer.encode import EncodedExample, Region
 _UNDECODABLE = "\ufffd"
 _BYTES_AFTER_FIRST = 3
 """Of a character in UTF-8: as many tokens may follow before it is whole."""
-_VISIBLE = {code: chr(0x2400 + code) for code in range(32) if chr(code) not in "\n\t"}
-_VISIBLE |= {code: f"\\x{code:02x}" for code in range(0x80, 0xA0)} | {0x7F: "␡"}
 
 
 @dataclass(frozen=True)
@@ -66,14 +64,6 @@ def stretches(example: EncodedExample, tokenizer: Any) -> list[Stretch]:
     """
     groups = _groups(example, tokenizer)
     return [Stretch(region, tuple(run)) for region, run in groupby(groups, key=lambda group: group.region)]
-
-
-def visible_controls(text: str) -> str:
-    r"""Show control characters as pictures (`␛`), so that none reaches a terminal or is lost in a page.
-
-    Newlines and tabs stay. Halves of surrogate pairs, which JSON can hold and UTF-8 cannot, become `\udXXX`.
-    """
-    return text.encode("utf-8", "backslashreplace").decode().translate(_VISIBLE)
 
 
 def _groups(example: EncodedExample, tokenizer: Any) -> Iterator[TokenGroup]:
