@@ -1,9 +1,11 @@
 """Rows, files of rows and caches of rows that are broken."""
 
+import faulthandler
 import json
 import logging
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -118,7 +120,15 @@ def test_a_row_that_raises_in_a_worker_is_named(tmp_path: Path, failing_row: int
     assert [words for words in said if f"while row {failing_row} of the dataset was prepared" in words]
 
 
-@pytest.mark.usefixtures("cache")
+@pytest.fixture
+def without_dumps() -> Iterator[None]:
+    """Keep what dies in a fork of the pool's own thread, beside the process that is killed, from writing its stack."""
+    faulthandler.disable()
+    yield
+    faulthandler.enable(sys.__stderr__)
+
+
+@pytest.mark.usefixtures("cache", "without_dumps")
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_killed_process_that_prepares_rows_ends_the_run_with_its_likely_cause(tmp_path: Path) -> None:
     main_process = os.getpid()
