@@ -52,7 +52,7 @@ def restore_sums(trainer: Any, checkpoint: Path) -> int:
     trainer._total_train_tokens = int(sums.get("num_tokens", logged.get("num_tokens", 0)))
     trainer._step.computed_tokens = int(sums.get("num_computed_tokens", logged.get("num_computed_tokens", 0)))
     if sums.get("processes") != trainer.args.world_size:
-        return int(trainer._initial_global_step)
+        return int(trainer.state.global_step)
     trainer.model.train(sums["is_in_training_mode"])  # TRL's last log asks for it, also of a run that is at its end
     trainer._tr_loss.fill_(sums["loss"])
     trainer._total_loss_scalar = sums["total_loss"]

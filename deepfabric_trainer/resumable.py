@@ -91,7 +91,7 @@ class ResumableTrainer(SFTTrainer):
         def begin() -> None:
             self._is_in_step = self._owes_save = False
             self._saved_step = None
-            self._sums_from = self._initial_global_step
+            self._sums_from = self.state.global_step
             if checkpoint is not None:
                 self._sums_from = restore_sums(self, Path(checkpoint))
 

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 
 from deepfabric_trainer.checkpoints import checkpoints_of, find_defect
 from tests.fixtures.killed_run import Spec, as_argument, run
@@ -97,6 +99,10 @@ def test_a_killed_run_goes_on_to_the_same_end(
     assert_same(left_in(tmp_path), whole(kind))
 
 
+@pytest.mark.skipif(
+    Version(transformers.__version__) < Version("5.18"),
+    reason="transformers restores no optimizer of several processes on CPUs before 5.18",
+)
 def test_two_processes_are_interrupted_then_killed_and_go_on_to_the_same_end(tmp_path: Path) -> None:
     """Only the second process gets the signals; all save, and all end."""
     spec = Spec(options={"max_steps": 7})

@@ -8,6 +8,7 @@ from accelerate import Accelerator, PartialState
 from accelerate.commands.launch import launch_command_parser, prepare_simple_launcher_cmd_env
 from accelerate.utils import (
     DistributedType,
+    broadcast_object_list,
     extract_model_from_parallel,
     gather,
     gather_object,
@@ -76,15 +77,17 @@ def test_samplers() -> None:
 
 @Seam(
     "accelerate",
-    "gather, gather_object and send_to_device of one process",
+    "gather, gather_object, broadcast_object_list and send_to_device of one process",
     "callbacks/_generation/turns.py",
     "callbacks/_health/processes.py",
     "deepfabric_trainer/passes.py",
+    "deepfabric_trainer/resumable.py",
 )
 def test_gathering() -> None:
     PartialState(cpu=True)
     assert gather(torch.tensor([1])).tolist() == [1]
     assert gather_object(["a"]) == ["a"]
+    assert broadcast_object_list(["a"]) == ["a"]
     moved = send_to_device({"mask": (torch.ones(1), None), "kept": "text"}, torch.device("cpu"))
     assert moved["kept"] == "text"
 

@@ -1,5 +1,6 @@
 """What we rely on in datasets."""
 
+import copy
 import inspect
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,36 @@ def test_caching(tmp_path: Path) -> None:
     file = tmp_path / "made.arrow"
     made = Dataset.from_list(ROWS).map(lambda row: row, cache_file_name=str(file), new_fingerprint="x")
     assert made.cache_files == [{"filename": str(file)}]
+
+
+@Seam(
+    "datasets",
+    "Dataset._info, which a shallow copy can have for itself, with a description that is saved",
+    "deepfabric_trainer/prepare/origin.py",
+    private=("_info",),
+)
+def test_descriptions(tmp_path: Path) -> None:
+    dataset = Dataset.from_list(ROWS)
+    marked = copy.copy(dataset)
+    marked._info = dataset.info.copy()
+    marked._info.description = "marked"
+    assert (dataset.info.description, marked.info.description) == ("", "marked")
+    marked.save_to_disk(tmp_path)
+    assert Dataset.load_from_disk(tmp_path).info.description == "marked"
+
+
+@Seam(
+    "datasets",
+    "Dataset._get_cache_file_path(fingerprint), beside the files of the dataset",
+    "deepfabric_trainer/prepare/dataset.py",
+    private=("_get_cache_file_path",),
+)
+def test_where_a_result_is_kept(tmp_path: Path) -> None:
+    made = Dataset.from_list(ROWS)
+    assert Path(made._get_cache_file_path("x")).parent == Path(get_temporary_cache_files_directory())
+    made = made.map(lambda row: row, cache_file_name=str(tmp_path / "made.arrow"), new_fingerprint="y")
+    expected = tmp_path / "cache-x.arrow" if datasets.is_caching_enabled() else None
+    assert expected is None or Path(made._get_cache_file_path("x")) == expected
 
 
 @Seam("datasets", "the arguments of Dataset.map", "deepfabric_trainer/prepare/dataset.py")

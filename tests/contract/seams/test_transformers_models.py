@@ -24,45 +24,66 @@ from tests.collators.models import make_model
 from tests.contract.seams.seam import Seam
 from tests.fixtures.tiny import enable_checkpointing
 
-COMPILING, DIRECT = "deepfabric_trainer/template/compiling.py", "deepfabric_trainer/template/direct.py"
+BOUNDED, COMPILING, DIRECT = (f"deepfabric_trainer/template/{name}.py" for name in ("bounded", "compiling", "direct"))
 TREE, CACHE = "collators/tree_attention.py", "deepfabric_trainer/generate/cache.py"
 IDS = torch.tensor([[4, 5, 6, 7]])
 
 
 @Seam(
     "transformers",
-    "chat_template_utils._compile_jinja_template, a template with a sandboxed environment",
-    COMPILING,
-    DIRECT,
+    "chat_template_utils._cached_compile_jinja_template, a template with a sandboxed environment",
+    BOUNDED,
     "deepfabric_trainer/template/watch.py",
-    private=("_compile_jinja_template",),
+    private=("_cached_compile_jinja_template",),
 )
 def test_compiled_templates() -> None:
     source = "{% generation %}{{ value | tojson }}{% endgeneration %}"
-    template = chat_template_utils._compile_jinja_template(source)
-    assert chat_template_utils._compile_jinja_template(source) is template
+    template = chat_template_utils._cached_compile_jinja_template(source)
     environment = template.environment
     assert environment.parse(source).body
     assert environment.filters["tojson"]({"a": "ü"}) == '{"a": "ü"}'
     assert environment.overlay().from_string("{{ value.a }}").render(value={"a": 1}) == "1"
     assert not environment.is_safe_attribute([], "__class__", list)
+    assert {"namespace", "raise_exception", "strftime_now"} <= set(environment.globals)
     assert template.render(value=[1]) == "[1]"
 
 
 @Seam(
     "transformers",
-    "chat_template_utils._plain_template_data and _alias_reasoning_fields, since 5.21",
+    "chat_template_utils._compile_jinja_template, by which apply_chat_template comes to a template",
+    BOUNDED,
+    private=("_compile_jinja_template",),
+)
+def test_who_compiles_templates(tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    given, compile_template = [], chat_template_utils._compile_jinja_template
+
+    def noted(source: str) -> Any:
+        given.append(source)
+        return compile_template("other")
+
+    monkeypatch.setattr(chat_template_utils, "_compile_jinja_template", noted)
+    said = [{"role": "user", "content": "Hi"}]
+    assert tiny_tokenizer.apply_chat_template(said, tokenize=False, chat_template="one") == "other"
+    assert given == ["one"]
+
+
+@Seam(
+    "transformers",
+    "chat_template_utils._alias_reasoning_fields, since 5.21, and _plain_template_data, since 5.23",
     COMPILING,
     private=("_plain_template_data", "_alias_reasoning_fields"),
 )
 def test_what_templates_are_given() -> None:
-    names = ("_plain_template_data", "_alias_reasoning_fields")
-    found = [hasattr(chat_template_utils, name) for name in names]
-    assert found == [Version(version("transformers")) >= Version("5.21")] * 2
-    if all(found):
-        row = {"role": "assistant", "reasoning_content": "why"}
-        assert chat_template_utils._plain_template_data([row]) == [row]
-        assert chat_template_utils._alias_reasoning_fields([row])[0]["thinking"] == "why"
+    installed = Version(version("transformers"))
+    added, rebuilt = (
+        getattr(chat_template_utils, name, None) for name in ("_alias_reasoning_fields", "_plain_template_data")
+    )
+    assert (added is not None, rebuilt is not None) == (installed >= Version("5.21"), installed >= Version("5.23"))
+    row = {"role": "assistant", "reasoning_content": "why"}
+    if added is not None:
+        assert added([row])[0]["thinking"] == "why"
+    if rebuilt is not None:
+        assert rebuilt([row]) == [row]
 
 
 @Seam("transformers", "apply_chat_template and get_chat_template of PreTrainedTokenizerBase", DIRECT)
@@ -97,6 +118,7 @@ def test_decoding(tiny_tokenizer: Any) -> None:
     TREE,
     "collators/support.py",
     "deepfabric_trainer/generate/plain.py",
+    "deepfabric_trainer/generate/shared_attention.py",
     private=("_attn_implementation", "_attn_implementation_internal"),
 )
 def test_attention_functions() -> None:
@@ -154,6 +176,19 @@ def test_caches() -> None:
 
 @Seam(
     "transformers",
+    "PreTrainedModel._supports_attention_backend, and an attention layer's `layer_idx`",
+    "deepfabric_trainer/generate/shared_attention.py",
+    private=("_supports_attention_backend",),
+)
+def test_models_that_take_any_attention() -> None:
+    assert PreTrainedModel._supports_attention_backend is False
+    model = make_model("llama")
+    assert model._supports_attention_backend is True
+    assert [layer.self_attn.layer_idx for layer in model.base_model.layers] == [0, 1]
+
+
+@Seam(
+    "transformers",
     "PreTrainedModel._is_stateful and the parameters of rotary embeddings",
     "deepfabric_trainer/generate/plain.py",
     private=("_is_stateful",),
@@ -202,22 +237,3 @@ def test_checkpointing() -> None:
     enable_checkpointing(model)
     assert any(getattr(module, "gradient_checkpointing", False) is True for module in model.modules())
     assert callable(torch.nn.Module().__call__)
-
-
-@Seam(
-    "torch",
-    "Module._compiled_call_impl and the `_schedulers` and `_last_lr` of schedules",
-    "deepfabric_trainer/generate/mode.py",
-    "callbacks/_health/rollback.py",
-    private=("_compiled_call_impl", "_schedulers"),
-)
-def test_torch() -> None:
-    module = torch.nn.Linear(1, 1)
-    assert module._compiled_call_impl is None
-    module.compile(backend="eager")
-    assert module._compiled_call_impl is not None
-    optimizer = torch.optim.SGD(module.parameters(), lr=1.0)
-    parts = [torch.optim.lr_scheduler.ConstantLR(optimizer) for _ in range(2)]
-    schedule = torch.optim.lr_scheduler.SequentialLR(optimizer, parts, milestones=[1])
-    assert schedule._schedulers == parts
-    assert len(parts[0].base_lrs) == len(parts[0]._last_lr) == 1
