@@ -12,6 +12,17 @@ from typing import Any
 import torch
 
 
+def forget_sums(trainer: Any) -> None:
+    """Forget what a training that was broken off has left in a trainer.
+
+    Args:
+        trainer (`DeepFabricTrainer`): About to train.
+    """
+    trainer._metrics["train"].clear()
+    trainer.current_flos = 0
+    trainer._step.forget()
+
+
 def save_sums(trainer: Any, checkpoint: Path) -> None:
     """Write the sums of this process into a checkpoint.
 

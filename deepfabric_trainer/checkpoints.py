@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import struct
 import zipfile
 from collections.abc import Iterator
@@ -38,7 +39,6 @@ def begin_checkpoint(folder: Path) -> None:
 
 def finish_checkpoint(folder: Path) -> None:
     """Mark a checkpoint as whole, after its files have reached the disk; all processes have written theirs."""
-    (folder / UNFINISHED).unlink(missing_ok=True)
     sizes = {}
     for path in _files(folder):
         _sync(path)
@@ -47,6 +47,27 @@ def finish_checkpoint(folder: Path) -> None:
     _write_through(unfinished, json.dumps({"format": 1, "files": sizes}, indent=1) + "\n")
     os.replace(unfinished, folder / FILE_LIST)
     _sync(folder)
+    (folder / UNFINISHED).unlink(missing_ok=True)
+
+
+def delete_older(newest: Path, limit: int | None, best: str | None) -> None:
+    """Delete the checkpoints beside a new one that are too many, those first that were written first.
+
+    transformers' own function takes for the newest what has the latest time, and deletes the new one when the clock
+    was set back.
+
+    Args:
+        newest (`Path`): A checkpoint, which is kept.
+        limit (`int`, *optional*): How many to keep; all, if it is not above 0.
+        best (`str`, *optional*): The best one, which is kept, too.
+    """
+    if limit is None or limit <= 0:
+        return
+    kept = {newest.resolve()} | ({Path(best).resolve()} if best else set())
+    found = checkpoints_of(newest.parent)
+    others = sorted((path for path in found if path.resolve() not in kept), key=lambda path: path.stat().st_mtime)
+    for path in others[: max(len(found) - max(limit, len(kept)), 0)]:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def find_defect(folder: Path) -> str | None:
@@ -104,6 +125,16 @@ def newest_whole(run: Path) -> tuple[Path | None, dict[Path, str]]:
     return None, broken
 
 
+def last_checkpoint(run: str | Path) -> str | None:
+    """Return the newest whole checkpoint in a run's folder, `None` if there is none yet.
+
+    Args:
+        run (`str` or `Path`): The output folder of a run; newer ones that are not whole are named in the log.
+    """
+    chosen, _ = _newest_whole_with_a_word(Path(run))
+    return None if chosen is None else str(chosen)
+
+
 def choose_checkpoint(wanted: Any, run: Path) -> Any:
     """Return the checkpoint that a run goes on from.
 
@@ -123,9 +154,7 @@ def choose_checkpoint(wanted: Any, run: Path) -> Any:
         if Path(wanted).is_dir():
             _require_whole(Path(wanted))
         return str(wanted)
-    chosen, broken = newest_whole(run)
-    for folder, defect in broken.items():
-        logger.warning("%s is not whole and is passed over: %s", folder, defect)
+    chosen, broken = _newest_whole_with_a_word(run)
     if chosen is None and broken:
         defect = next(iter(broken.values()))
         raise ConfigError(
@@ -134,6 +163,13 @@ def choose_checkpoint(wanted: Any, run: Path) -> Any:
             fix="begin anew, without `resume_from_checkpoint`",
         )
     return True if chosen is None else str(chosen)
+
+
+def _newest_whole_with_a_word(run: Path) -> tuple[Path | None, dict[Path, str]]:
+    chosen, broken = newest_whole(run)
+    for folder, defect in broken.items():
+        logger.warning("%s is not whole and is passed over: %s", folder, defect)
+    return chosen, broken
 
 
 def _require_whole(folder: Path) -> None:

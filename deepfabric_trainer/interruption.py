@@ -1,6 +1,7 @@
 """Ending a training in good order when a signal asks for it: after the step, with a checkpoint."""
 
 import logging
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -34,7 +35,8 @@ class Interruption:
     """Notes SIGINT and SIGTERM during a training. The first waits for the end of a step, the second does not.
 
     Nothing is done outside of Python's main thread, and nothing about a signal that is ignored or that has a handler
-    other than Python's own: who installed it is in charge.
+    other than Python's own: who installed it is in charge. In processes that are forked meanwhile signals do what
+    they do otherwise.
 
     Args:
         signals (`tuple[signal.Signals, ...]`): Those to watch for.
@@ -46,6 +48,9 @@ class Interruption:
         self._signals = signals
         self._seen: signal.Signals | None = None
         self._seen_at = 0.0
+        self._process = os.getpid()
+        self.watched: tuple[signal.Signals, ...] = ()
+        """The signals that are waited for now."""
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -55,14 +60,16 @@ class Interruption:
             KeyboardInterrupt: If SIGINT came, and no step's end was left to wait for.
             TrainingTerminated: The same for SIGTERM.
         """
-        replaced = []
+        replaced: list[signal.Signals] = []
         if threading.current_thread() is threading.main_thread():
             replaced = [number for number in self._signals if signal.getsignal(number) == _DEFAULTS[number]]
         for number in replaced:
             signal.signal(number, self._note)
+        self.watched = tuple(replaced)
         try:
             yield
         finally:
+            self.watched = ()
             for number in replaced:
                 signal.signal(number, _DEFAULTS[number])
         if self._seen is not None:
@@ -92,6 +99,10 @@ class Interruption:
         raise KeyboardInterrupt(message) if seen is signal.SIGINT else TrainingTerminated(message)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:
+            signal.signal(number, _DEFAULTS[signal.Signals(number)])
+            signal.raise_signal(number)
+            return
         if self._seen is None:
             self._seen, self._seen_at = signal.Signals(number), monotonic()
             if self._waits:

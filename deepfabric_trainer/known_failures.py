@@ -1,9 +1,10 @@
 """What errors of other libraries that end a training most likely come from, and what is left of the run."""
 
 import traceback
+from pathlib import Path
 from typing import Any
 
-from transformers.trainer_utils import get_last_checkpoint
+from deepfabric_trainer.checkpoints import newest_whole
 
 
 def explain(error: BaseException, args: Any) -> None:
@@ -18,7 +19,7 @@ def explain(error: BaseException, args: Any) -> None:
         return
     error.add_note(advice)
     try:
-        checkpoint = get_last_checkpoint(args.output_dir)
+        checkpoint, _ = newest_whole(Path(args.output_dir))
     except OSError:
         checkpoint = None
     if checkpoint is not None:

@@ -9,16 +9,17 @@ from typing import Any
 
 from accelerate.utils import broadcast_object_list
 from transformers import TrainerCallback
-from transformers.trainer_utils import has_length, rotate_checkpoints
+from transformers.trainer_utils import has_length
 from trl import SFTTrainer
 
-from deepfabric_trainer.between_logs import restore_sums, save_sums
+from deepfabric_trainer.between_logs import forget_sums, restore_sums, save_sums
 from deepfabric_trainer.callbacks._journal import RunEvent, journal_of
-from deepfabric_trainer.checkpoints import begin_checkpoint, choose_checkpoint, finish_checkpoint
+from deepfabric_trainer.checkpoints import begin_checkpoint, choose_checkpoint, delete_older, finish_checkpoint
 from deepfabric_trainer.errors import ConfigError
 from deepfabric_trainer.interruption import Interruption
+from deepfabric_trainer.loader_signals import outlast
 from deepfabric_trainer.run_callbacks import put_readers_last
-from deepfabric_trainer.save_errors import explaining_failed_saves
+from deepfabric_trainer.save_errors import CHECKPOINT, explaining_failed_saves
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +32,8 @@ class ResumableTrainer(SFTTrainer):
     _is_saving = False
     _owes_save = False
     _saved_step: int | None = None
+    _limit: int | None = None
+    """What `save_total_limit` is, also while the parent saves without one."""
     _sums_from = 0
     """The step from which the sum of the losses goes."""
 
@@ -53,19 +56,36 @@ class ResumableTrainer(SFTTrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log as the parent does; the training loss at the end is that of the whole run, also after a resume."""
-        if "train_loss" in logs:
+        if {"train_loss", "train_runtime"} <= logs.keys():
             logs["train_loss"] = self._total_loss_scalar / max(self.state.global_step - self._sums_from, 0.001)
         super().log(logs, start_time)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the model as the parent does; a full disk gives an error that says what to do."""
         if not self._is_saving:
-            with explaining_failed_saves(Path(output_dir or self.args.output_dir)):
+            with explaining_failed_saves(Path(output_dir or self.args.output_dir), "the model"):
                 super().save_model(output_dir, _internal_call)
             return
         super().save_model(output_dir, _internal_call)
         # The arguments are in the checkpoint; what follows would only delete older ones before this one is whole.
         self.args.save_total_limit = None
+
+    def save_state(self) -> None:
+        """Save the state of the run as the parent does; a full disk gives an error that says what to do."""
+        with explaining_failed_saves(Path(self.args.output_dir), "the state of the run"):
+            super().save_state()
+
+    def get_train_dataloader(self) -> Any:
+        """Return the parent's loader, whose processes leave to the main one the signals that it waits for."""
+        loader = super().get_train_dataloader()
+        outlast(loader, self._interruption.watched)
+        return loader
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
+        """Return the parent's loader, likewise."""
+        loader = super().get_eval_dataloader(eval_dataset)
+        outlast(loader, self._interruption.watched)
+        return loader
 
     @property
     def _saves(self) -> bool:
@@ -89,6 +109,7 @@ class ResumableTrainer(SFTTrainer):
         """Follow the parent's loop; let it begin with what the checkpoint keeps beside transformers' own."""
 
         def begin() -> None:
+            forget_sums(self)
             self._is_in_step = self._owes_save = False
             self._saved_step = None
             self._sums_from = self.state.global_step
@@ -104,6 +125,9 @@ class ResumableTrainer(SFTTrainer):
             yield
         finally:
             self.callback_handler.callbacks.remove(follower)
+            # The parent leaves its noise in a model whose training breaks off, and adds it anew in the next.
+            if (noise := getattr(self, "neftune_hook_handle", None)) is not None:
+                noise.remove()
 
     def _init_training_state(
         self, max_steps: int, num_update_steps_per_epoch: int, num_train_epochs: int, checkpoint: Any, trial: Any
@@ -162,10 +186,10 @@ class ResumableTrainer(SFTTrainer):
             CheckpointError: If it cannot be written; the checkpoints before are as they were.
         """
         folder, limit = self._checkpoint_folder(trial), self.args.save_total_limit
-        with explaining_failed_saves(folder, is_checkpoint=self.args.should_save):
+        with explaining_failed_saves(folder, CHECKPOINT, removes=self.args.should_save):
             if self.args.should_save:
                 begin_checkpoint(folder)
-            self._is_saving = True
+            self._is_saving, self._limit = True, limit
             try:
                 super()._save_checkpoint(model, trial)
             finally:
@@ -173,12 +197,7 @@ class ResumableTrainer(SFTTrainer):
             self._finish(folder)
         self._saved_step = self.state.global_step
         if self.args.should_save:
-            rotate_checkpoints(
-                output_dir=str(folder.parent),
-                save_total_limit=limit,
-                best_model_checkpoint=self.state.best_model_checkpoint,
-                use_mtime=True,
-            )
+            delete_older(folder, limit, self.state.best_model_checkpoint)
 
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)
@@ -186,7 +205,12 @@ class ResumableTrainer(SFTTrainer):
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         self._finish(Path(checkpoint_folder))
-        super()._push_from_checkpoint(checkpoint_folder)
+        self.args.save_total_limit = self._limit  # The parent writes the arguments once more.
+        try:
+            with explaining_failed_saves(Path(self.args.output_dir), "what is pushed"):
+                super()._push_from_checkpoint(checkpoint_folder)
+        finally:
+            self.args.save_total_limit = None
 
     def _finish(self, folder: Path) -> None:
         self.accelerator.wait_for_everyone()

@@ -10,17 +10,19 @@ from safetensors import SafetensorError
 from deepfabric_trainer.checkpoints import newest_whole
 from deepfabric_trainer.errors import CheckpointError, DeepFabricTrainerError
 
+CHECKPOINT = "the checkpoint"
 _OF_TORCH = ("PytorchStreamWriter", "inline_container")
 """Where `torch.save` says in a `RuntimeError` that a file does not take what it writes."""
 
 
 @contextmanager
-def explaining_failed_saves(folder: Path, *, is_checkpoint: bool = False) -> Iterator[None]:
+def explaining_failed_saves(folder: Path, what: str, *, removes: bool = False) -> Iterator[None]:
     """Explain what keeps a folder from being written, and remove a checkpoint that could not be completed.
 
     Args:
-        folder (`Path`): What is written.
-        is_checkpoint (`bool`): Whether it is a checkpoint, begun by this process, or else a model.
+        folder (`Path`): Where it is written.
+        what (`str`): `CHECKPOINT`, or in words what else is written.
+        removes (`bool`): Whether to remove the folder, which this process has begun.
 
     Raises:
         CheckpointError: If files cannot be written.
@@ -34,9 +36,9 @@ def explaining_failed_saves(folder: Path, *, is_checkpoint: bool = False) -> Ite
         if cause is None:
             raise
         free = _free_space(folder)
-        if is_checkpoint:
+        if removes:
             shutil.rmtree(folder, ignore_errors=True)
-        raise _explanation(folder, cause, free, is_checkpoint=is_checkpoint) from error
+        raise _explanation(folder, what, cause, free) from error
 
 
 def _cause(error: Exception) -> str | None:
@@ -50,7 +52,8 @@ def _cause(error: Exception) -> str | None:
     return None
 
 
-def _explanation(folder: Path, cause: str, free: int | None, *, is_checkpoint: bool) -> CheckpointError:
+def _explanation(folder: Path, what: str, cause: str, free: int | None) -> CheckpointError:
+    is_checkpoint = what == CHECKPOINT
     last, _ = newest_whole(folder.parent) if is_checkpoint else (None, {})
     found = cause if free is None else f"{cause} ({_in_mb(free)} are free)"
     fix = "free space or write to another disk"
@@ -58,7 +61,6 @@ def _explanation(folder: Path, cause: str, free: int | None, *, is_checkpoint: b
         fix += ", keep fewer checkpoints (`save_total_limit`)"
     if last is not None:
         fix += f", and go on from {last.name} with `trainer.train(resume_from_checkpoint=True)`"
-    what = "the checkpoint" if is_checkpoint else "the model"
     expected = "" if last is None else f"room for about {_in_mb(_size(last))}, as {last.name} takes"
     return CheckpointError(f"{what} cannot be written: {found}", expected=expected, fix=fix, where=str(folder))
 

@@ -58,7 +58,7 @@ class OptimizerStep:
         try:
             loss = self._try(model, run_pass)
         except BaseException:
-            self._done.clear()  # whoever goes on after this begins a new step
+            self.forget()
             raise
         if trainer.accelerator.sync_gradients:
             self._done.clear()
@@ -70,6 +70,10 @@ class OptimizerStep:
             trainer._total_train_tokens = tokens + int(in_all[0])
             self.computed_tokens += int(in_all[1])
         return loss
+
+    def forget(self) -> None:
+        """Begin with a new step, whatever became of the last one."""
+        self._done.clear()
 
     def _try(self, model: Any, run_pass: Pass) -> torch.Tensor:
         """Run the last micro-batch; when memory runs out all of the step, in ever smaller passes, until it fits."""

@@ -18,7 +18,7 @@ from trl import ModelConfig, TrlParser, get_peft_config
 
 from deepfabric_trainer import DeepFabricSFTConfig, DeepFabricTrainer
 from deepfabric_trainer.callbacks import MetricEarlyStoppingCallback, SampleGenerationCallback
-from deepfabric_trainer.checkpoints import checkpoints_of
+from deepfabric_trainer.checkpoints import last_checkpoint
 from deepfabric_trainer.launch import start_cpu_processes
 from deepfabric_trainer.rows import load_rows
 
@@ -57,7 +57,7 @@ def main() -> None:
         callbacks=callbacks,
         peft_config=get_peft_config(model),
     )
-    trainer.train(resume_from_checkpoint=script.resume and bool(checkpoints_of(args.output_dir)))
+    trainer.train(resume_from_checkpoint=last_checkpoint(args.output_dir) if script.resume else None)
     trainer.save_model()
     trainer.save_state()
 

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import safetensors.torch
@@ -19,8 +20,10 @@ from deepfabric_trainer.checkpoints import (
     UNFINISHED,
     begin_checkpoint,
     choose_checkpoint,
+    delete_older,
     find_defect,
     finish_checkpoint,
+    last_checkpoint,
 )
 from deepfabric_trainer.errors import CheckpointError, ConfigError
 from deepfabric_trainer.rows import to_dataset
@@ -88,6 +91,43 @@ def test_a_checkpoint_is_not_whole_before_its_end_even_where_one_was_before(tmp_
     assert find_defect(folder) is None
     (folder / FILE_LIST).write_text("{")
     assert "cannot be read" in (find_defect(folder) or "")
+
+
+def test_a_checkpoint_is_not_whole_before_its_files_are_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "checkpoint-1"
+    begin_checkpoint(folder)
+    write_files(folder)
+    monkeypatch.setattr(os, "replace", mock.Mock(side_effect=InterruptedError))
+    with pytest.raises(InterruptedError):
+        finish_checkpoint(folder)
+    assert UNFINISHED in (find_defect(folder) or "")
+
+
+def test_a_run_that_was_killed_in_its_first_save_begins_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert last_checkpoint(tmp_path) is None
+    begin_checkpoint(tmp_path / "checkpoint-2")
+    assert last_checkpoint(tmp_path) is None
+    assert "checkpoint-2 is not whole and is passed over" in caplog.text
+    write_whole(tmp_path / "checkpoint-1")
+    assert last_checkpoint(str(tmp_path)) == str(tmp_path / "checkpoint-1")
+
+
+def test_older_ones_are_deleted_but_neither_the_new_nor_the_best(tmp_path: Path) -> None:
+    for step in (1, 2, 3, 4):
+        folder = write_whole(tmp_path / f"checkpoint-{step}")
+        os.utime(folder, (step, step))
+    os.utime(folder, (0, 0))  # the clock was set back
+    for limit in (None, 0, 4):
+        delete_older(folder, limit, None)
+        assert len(list(tmp_path.iterdir())) == 4
+    delete_older(folder, 3, str(tmp_path / "checkpoint-1"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-1", "checkpoint-3", "checkpoint-4"]
+    delete_older(folder, 1, str(tmp_path / "checkpoint-1"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-1", "checkpoint-4"]
+    delete_older(folder, 1, None)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-4"]
 
 
 def test_the_newest_whole_one_is_chosen_and_the_others_are_named(
@@ -204,6 +244,29 @@ def test_a_limit_of_the_system_is_met_in_the_middle_of_the_weights(make: Any, tm
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert not list((tmp_path / "run").glob("checkpoint-*"))
+
+
+def test_a_clock_that_is_set_back_does_not_make_the_new_checkpoint_the_oldest(make: Any, tmp_path: Path) -> None:
+    before = write_whole(tmp_path / "run" / "checkpoint-9")
+    os.utime(before, (2**32, 2**32))
+    make(max_steps=1, save_total_limit=1).train()
+    assert [path.name for path in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-1"]
+
+
+def test_the_state_of_a_run_that_cannot_be_written_is_an_error_that_says_so(make: Any) -> None:
+    trainer = make()
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with (
+        mock.patch.object(trainer.state, "save_to_json", side_effect=full),
+        pytest.raises(CheckpointError, match="the state of the run cannot be written: No space left"),
+    ):
+        trainer.save_state()
+
+
+def test_a_loss_that_a_script_logs_stays_as_it_is(make: Any) -> None:
+    trainer = make()
+    trainer.log({"train_loss": 7.0})
+    assert trainer.state.log_history[-1]["train_loss"] == 7.0
 
 
 def test_older_checkpoints_are_deleted_when_the_new_one_is_whole(

@@ -1,9 +1,12 @@
 """What SIGINT and SIGTERM do to a training."""
 
 import json
+import multiprocessing
 import os
 import signal
+import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,9 +35,9 @@ class Sends(TrainerCallback):
 
     def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step + 1 == self.step:
-            for number in self.signals:
+            signals, self.signals = self.signals, ()
+            for number in signals:
                 os.kill(os.getpid(), number)
-            self.signals = ()
 
 
 @pytest.fixture
@@ -192,3 +195,72 @@ def test_a_signal_after_the_last_step_is_not_lost() -> None:
         Interruption((signal.SIGINT,)).watching(),
     ):
         os.kill(os.getpid(), signal.SIGINT)
+
+
+def sleep(begun: Any) -> None:
+    begun.set()
+    time.sleep(60)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system does not fork")
+def test_a_forked_process_ends_when_it_is_told_to() -> None:
+    """A pool that a metric makes is ended by SIGTERM, for which its maker waits."""
+    with Interruption((signal.SIGTERM,)).watching():
+        context = multiprocessing.get_context("fork")
+        begun = context.Event()
+        process = context.Process(target=sleep, args=(begun,))
+        process.start()
+        begun.wait(20)
+        process.terminate()
+        process.join(20)
+        try:
+            assert process.exitcode == -signal.SIGTERM
+        finally:
+            process.kill()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("noise", [None, 5.0])
+def test_the_same_trainer_goes_on_after_an_end_at_once(
+    make: Any, monkeypatch: pytest.MonkeyPatch, noise: float | None
+) -> None:
+    """What the step that was broken off has left in the trainer is no part of the next training."""
+    monkeypatch.setattr(interruption, "_REPEATED", 0.0)
+    options = {"neftune_noise_alpha": noise, "save_steps": 2, "logging_steps": 2}
+    interrupted = make(signal.SIGINT, signal.SIGINT, step=3, **options)
+    with pytest.raises(KeyboardInterrupt):
+        interrupted.train()
+    interrupted.train(resume_from_checkpoint=True)
+    undisturbed = make(**options)
+    undisturbed.train()
+    assert logged(interrupted) == logged(undisturbed)
+    pairs = zip(interrupted.model.parameters(), undisturbed.model.parameters(), strict=True)
+    assert all(torch.equal(found, expected) for found, expected in pairs)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="the system does not say whom a signal is from")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_all_processes_lets_those_that_load_data_finish_the_step(
+    make: Any, tmp_path: Path, number: signal.Signals
+) -> None:
+    """As terminals, systemd and Slurm send it."""
+    trainer = make(dataloader_num_workers=2, per_device_train_batch_size=1)
+    trainer.add_callback(SendsToAll(number))
+    with pytest.raises((KeyboardInterrupt, TrainingTerminated), match="ended the training after step 2"):
+        trainer.train()
+    assert find_defect(tmp_path / "run" / "checkpoint-2") is None
+
+
+class SendsToAll(TrainerCallback):
+    """Sends this process and those that it has begun a signal in the second step, from yet another process."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        self.number = number
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == 1:
+            loading = [child.pid for child in multiprocessing.active_children()]
+            assert len(loading) == 2
+            subprocess.run(["kill", f"-{int(self.number)}", *map(str, [*loading, os.getpid()])], check=True)
+            time.sleep(0.5)

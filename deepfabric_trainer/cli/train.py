@@ -10,7 +10,7 @@ from trl import ModelConfig, TrlParser, get_peft_config
 
 from deepfabric_trainer.callbacks._journal import RunEvent, journal_of
 from deepfabric_trainer.callbacks.sample_generation import SampleGenerationCallback
-from deepfabric_trainer.checkpoints import checkpoints_of
+from deepfabric_trainer.checkpoints import last_checkpoint
 from deepfabric_trainer.config import DeepFabricSFTConfig
 from deepfabric_trainer.errors import ConfigError, HubError
 from deepfabric_trainer.hub import wanted
@@ -70,8 +70,8 @@ def train(argv: Sequence[str]) -> int:
     if model.model_name_or_path is None:
         raise ConfigError("no model is given", fix="add --model_name_or_path, a folder or a name on the Hub")
     trainer = build_trainer(data, args, model)
-    goes_on = data.resume and bool(checkpoints_of(args.output_dir))
-    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint or goes_on)
+    newest = last_checkpoint(args.output_dir) if data.resume else None
+    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint or newest)
     trainer.save_model()
     trainer.save_state()
     return int(_was_stopped(trainer))

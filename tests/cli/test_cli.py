@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from deepfabric_trainer import DeepFabricTrainer
+from deepfabric_trainer.checkpoints import begin_checkpoint
 from deepfabric_trainer.cli import main
 from tests.fixtures.tiny import TOOLS, tiny_tokenizer, tool_rows
 
@@ -319,6 +320,7 @@ def test_train_that_is_interrupted_gives_130_and_goes_on_with_resume(
         os.kill(os.getpid(), signal.SIGINT)
         return step(self, *args)
 
+    begin_checkpoint(tmp_path / "out" / "checkpoint-2")  # killed in its first save
     with monkeypatch.context() as patch:
         patch.setattr(DeepFabricTrainer, "training_step", interrupted)
         assert main(["train", *options, "--resume"]) == 130

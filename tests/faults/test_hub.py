@@ -1,6 +1,8 @@
 """The Hub is not reached."""
 
+import errno
 import logging
+import os
 from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
@@ -9,11 +11,14 @@ from unittest import mock
 
 import httpx
 import pytest
+import torch
 from datasets import Dataset
 
 from deepfabric_trainer import DeepFabricSFTConfig, DeepFabricTrainer, HubError
+from deepfabric_trainer.checkpoints import find_defect
 from deepfabric_trainer.cli import main
 from deepfabric_trainer.cli.load import load_tokenizer
+from deepfabric_trainer.errors import CheckpointError
 from deepfabric_trainer.rows import load_rows, to_dataset
 from tests.faults.runs import make_trainer
 from tests.fixtures.tiny import QUIET, tiny_model, tiny_tokenizer, tool_rows
@@ -137,3 +142,23 @@ def test_a_push_that_fails_in_the_background_is_said_and_the_run_goes_on(
         message for message in caplog.messages if "a checkpoint was not pushed to the Hub (ConnectError" in message
     ]
     assert len(said) == 2
+
+
+def test_a_full_disk_while_a_checkpoint_is_copied_for_its_push_leaves_it_whole(tmp_path: Path, hub: Any) -> None:
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    trainer = make_trainer(tmp_path, push_to_hub=True, hub_model_id="me/run", save_strategy="steps", save_steps=1)
+    with (
+        mock.patch("transformers.trainer.shutil.copy", side_effect=full),
+        pytest.raises(CheckpointError, match="what is pushed cannot be written: No space left"),
+    ):
+        trainer.train()
+    assert find_defect(tmp_path / "checkpoint-1") is None
+
+
+def test_the_arguments_that_are_pushed_are_those_of_the_run(tmp_path: Path, hub: Any) -> None:
+    options = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": 1, "hub_always_push": True}
+    trainer = make_trainer(tmp_path, push_to_hub=True, hub_model_id="me/run", **options)
+    trainer.train()
+    kept = torch.load(tmp_path / "training_args.bin", weights_only=False)
+    assert kept.save_total_limit == trainer.args.save_total_limit == 1
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-2"]

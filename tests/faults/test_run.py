@@ -20,6 +20,7 @@ from transformers import ProgressCallback
 from deepfabric_trainer.callbacks import RunReportCallback
 from deepfabric_trainer.callbacks._report import followed_run
 from deepfabric_trainer.callbacks._report.record import RunStatus
+from deepfabric_trainer.checkpoints import begin_checkpoint
 from deepfabric_trainer.cli import main
 from deepfabric_trainer.prepare.lazy import EncodedOnDemand
 from deepfabric_trainer.rows import to_dataset
@@ -53,12 +54,14 @@ def test_a_killed_loader_process_ends_the_run_with_its_likely_cause(
         save_strategy="steps",
         save_steps=1,
     )
+    begin_checkpoint(tmp_path / "run" / "checkpoint-500")  # of an earlier run, and not whole
     with pytest.raises(RuntimeError, match="DataLoader worker") as error:
         trainer.train()
     assert marker.exists()
     cause, way_on = error.value.__notes__
     assert "was killed, mostly by the system when memory ran out: take fewer `dataloader_num_workers`" in cause
     assert f"goes on from {tmp_path / 'run' / 'checkpoint-'}" in way_on
+    assert "checkpoint-500" not in way_on
     assert "DataLoader worker" in json.loads((tmp_path / "run" / "metrics.json").read_text())["error"]
 
 
