@@ -2,10 +2,7 @@
 
 import json
 import multiprocessing
-import os
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +14,7 @@ from packaging.version import Version
 
 from deepfabric_trainer.checkpoints import checkpoints_of, find_defect
 from tests.fixtures.killed_run import Spec, as_argument, run
-from tests.fixtures.processes import ROOT
+from tests.fixtures.processes import run_to_its_end
 
 pytestmark = pytest.mark.slow
 
@@ -124,14 +121,5 @@ def test_two_processes_are_interrupted_then_killed_and_go_on_to_the_same_end(tmp
 def launch(folder: Path, spec: Spec) -> tuple[int, str]:
     """Run in two processes; return the launcher's exit code, and what they wrote to stderr."""
     folder.mkdir(exist_ok=True)
-    launcher = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "tests.fixtures.killed_run"]
-    done = subprocess.run(
-        [sys.executable, "-m", *launcher, str(folder), as_argument(spec)],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
+    done = run_to_its_end("tests.fixtures.killed_run", str(folder), as_argument(spec))
     return done.returncode, done.stderr

@@ -411,6 +411,11 @@ class TestSummary:
     def test_wilson(self, successes, total, low, high):
         assert wilson_interval(successes, total) == pytest.approx((low, high), abs=5e-5)
 
+    @pytest.mark.parametrize("total", [6, 7, 10, 32, 1000])
+    def test_wilson_ends_exactly_at_none_and_all(self, total):
+        assert wilson_interval(0, total)[0] == 0.0
+        assert wilson_interval(total, total)[1] == 1.0
+
     def test_wilson_of_nothing(self):
         assert wilson_interval(0, 0) == (0.0, 1.0)
 

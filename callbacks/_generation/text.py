@@ -1,7 +1,7 @@
 """Measured turns as text for a terminal: what was expected beside what was generated."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -20,11 +20,21 @@ def describe(result: GenerationResult, count: int) -> str:
         result (`GenerationResult`): The measurement.
         count (`int`): How many samples.
     """
-    numbers = ", ".join(f"{name} {value:.4g}" for name, value in result.metrics.items())
-    lines = [f"step {result.step}: {numbers}"]
+    lines = [f"step {result.step}: {', '.join(_numbers(result.metrics))}"]
     for sample in islice(result.samples, count):
         lines += _describe_sample(sample)
     return "\n".join(lines)
+
+
+def _numbers(metrics: Mapping[str, float]) -> Iterator[str]:
+    """Go over metrics, each with its interval behind it where it has one."""
+    bounds = {f"{name}_{bound}" for name in metrics for bound in ("low", "high")}
+    for name, value in metrics.items():
+        if f"{name}_low" in metrics:
+            low, high = metrics[f"{name}_low"], metrics[f"{name}_high"]
+            yield f"{name} {value:.4g} ({low:.2g} to {high:.2g})"
+        elif name not in bounds:
+            yield f"{name} {value:.4g}"
 
 
 def _describe_sample(sample: TurnSample) -> list[str]:

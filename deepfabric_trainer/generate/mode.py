@@ -10,6 +10,9 @@ from transformers import GenerationConfig
 
 from deepfabric_trainer.generate.sharded import whole_weights
 
+_SETTINGS = {"use_cache": True, "output_router_logits": False}
+"""What configs say while a model generates: the router's loss wants the mask of a whole batch."""
+
 
 @contextmanager
 def generation_mode(model: Any) -> Iterator[Any]:
@@ -18,9 +21,9 @@ def generation_mode(model: Any) -> Iterator[Any]:
     Weights that FSDP spreads over processes are whole in each: every process enters at the same point of the run, also
     one that has nothing to generate. Inside this context others of the same model cost nothing.
 
-    Inside, the model is in evaluation mode, without gradient checkpointing, with `use_cache` and a neutral generation
-    config (no sampling, no penalties); modules that were compiled in place run as they are written, since each new
-    length of a prompt would compile them anew. The state of torch's random generators is kept.
+    Inside, the model is in evaluation mode, without gradient checkpointing and a router's loss, with `use_cache` and a
+    neutral generation config (no sampling, no penalties); modules that were compiled in place run as they are written,
+    since each new length of a prompt would compile them anew. The state of torch's random generators is kept.
 
     Args:
         model (`torch.nn.Module`): Perhaps wrapped in DDP or FSDP, or compiled.
@@ -39,7 +42,12 @@ def _ready(model: Any) -> Iterator[Any]:
     compiled = [(module, module._compiled_call_impl) for module in modules if module._compiled_call_impl is not None]
     checkpointed = [module for module in modules if getattr(module, "gradient_checkpointing", False) is True]
     configs = {id(module.config): module.config for module in modules if hasattr(module, "config")}
-    use_cache = [(config, config.use_cache) for config in configs.values() if hasattr(config, "use_cache")]
+    settings = [
+        (config, name, getattr(config, name))
+        for config in configs.values()
+        for name in _SETTINGS
+        if hasattr(config, name)
+    ]
     generation_configs = [
         (module, module.generation_config) for module in modules if "generation_config" in vars(module)
     ]
@@ -51,8 +59,8 @@ def _ready(model: Any) -> Iterator[Any]:
             module._compiled_call_impl = None
         for module in checkpointed:
             module.gradient_checkpointing = False
-        for config, _ in use_cache:
-            config.use_cache = True
+        for config, name, _ in settings:
+            setattr(config, name, _SETTINGS[name])
         for module, _ in generation_configs:
             module.generation_config = GenerationConfig()
         yield model
@@ -63,8 +71,8 @@ def _ready(model: Any) -> Iterator[Any]:
             module._compiled_call_impl = call
         for module in checkpointed:
             module.gradient_checkpointing = True
-        for config, value in use_cache:
-            config.use_cache = value
+        for config, name, value in settings:
+            setattr(config, name, value)
         for module, generation_config in generation_configs:
             module.generation_config = generation_config
         torch.set_rng_state(cpu_state)

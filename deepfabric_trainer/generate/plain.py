@@ -1,7 +1,7 @@
 """Generation in left-padded batches, for models whose past cannot be shared; and which models these are."""
 
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,7 +9,7 @@ from transformers import DynamicCache, GenerationConfig, StoppingCriteria, Stopp
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 _SHARED_LAYERS = frozenset({DynamicLayer, DynamicSlidingWindowLayer})
-_LENGTH_DEPENDENT = ("dynamic", "longrope")
+_LENGTH_DEPENDENT = frozenset({"dynamic", "longrope"})
 """Position embeddings that depend on the longest row of a batch, so that rows would change each other."""
 HasEnded = Callable[[Sequence[int]], bool]
 """Tells of tokens whether they end what they belong to; asked after each of them."""
@@ -37,7 +37,7 @@ def why_not_shared(model: Any) -> str | None:
         return "does not keep its past as keys and values of single tokens (recurrent or chunked layers)"
     if getattr(config, "num_kv_shared_layers", 0):
         return "has layers that use the keys and values of others"
-    if _rope_type(config) in _LENGTH_DEPENDENT:
+    if _rope_types(config) & _LENGTH_DEPENDENT:
         return "scales its positions by the longest row of a batch"
     return None
 
@@ -100,10 +100,10 @@ def _is_chunked(config: Any) -> bool:
     return "chunked_attention" in types or getattr(config, "attention_chunk_size", None) is not None
 
 
-def _rope_type(config: Any) -> str | None:
+def _rope_types(config: Any) -> set[Any]:
+    """Return the kinds of position embeddings, of which families with several kinds of layers have one for each."""
     parameters = getattr(config, "rope_parameters", None) or {}
-    kind: str | None = parameters.get("rope_type")
-    return kind
+    return {one.get("rope_type") for one in (parameters, *parameters.values()) if isinstance(one, Mapping)}
 
 
 def _cut(tokens: list[int], stops: set[int], has_ended: HasEnded | None) -> list[int]:

@@ -178,7 +178,9 @@ def wilson_interval(successes: int, total: int) -> tuple[float, float]:
     share, scale = successes / total, 1 + z * z / total
     center = (share + z * z / (2 * total)) / scale
     spread = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total)) / scale
-    return max(0.0, center - spread), min(1.0, center + spread)
+    # Where nothing or everything is a success one bound is the share itself, but for rounding.
+    low = center - spread if successes else 0.0
+    return low, (center + spread if successes < total else 1.0)
 
 
 def _arguments_equal(made: list[Call], wanted: list[Call]) -> bool:

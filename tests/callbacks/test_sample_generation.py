@@ -408,7 +408,8 @@ class TestInATrainer:
         say("\x1b[31mHi")
         measure(callback(tool_rows, print_samples=1), tiny_model, tiny_tokenizer)
         first, *lines = capsys.readouterr().out.splitlines()
-        assert first.startswith("step 0: eval_tool_call_exact_match 0.3, ")
+        assert first.startswith("step 0: eval_tool_call_exact_match 0.3 (0.11 to 0.6), eval_tool_call_name 0.3 (")
+        assert "_low" not in first
         assert lines == [
             "  row 0, message 1: WRONG",
             '    expected   get_weather(city="Rome", days=1)',

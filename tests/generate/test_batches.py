@@ -7,18 +7,25 @@ import torch
 from peft import LoraConfig, PrefixTuningConfig, get_peft_model
 from transformers import (
     AutoModelForCausalLM,
+    DiffLlamaConfig,
+    DogeConfig,
     Gemma2Config,
     Gemma3TextConfig,
     GptOssConfig,
+    HrmTextConfig,
+    JetMoeConfig,
     Lfm2Config,
     LlamaConfig,
     MistralConfig,
+    OpenAIGPTConfig,
     Qwen3MoeConfig,
+    RobertaConfig,
 )
 
 from deepfabric_trainer.errors import DataFormatError
 from deepfabric_trainer.generate import BatchGenerator, batches, generate_with_shared_prefix, generation_mode
 from deepfabric_trainer.generate.plain import generate_plain
+from deepfabric_trainer.generate.trial import find_sharing
 
 PREFIX = [(7 * index) % 250 for index in range(60)]
 PROMPTS = [
@@ -43,9 +50,11 @@ def expected(model: Any, prompts: list[list[int]] = PROMPTS) -> list[list[int]]:
 
 
 class CountTokens:
-    """Counts the positions that a model computes."""
+    """Counts the positions that a model computes, but for those of the trial."""
 
     def __init__(self, model: Any) -> None:
+        with generation_mode(model) as ready:
+            find_sharing(ready)
         self.total = 0
         model.get_input_embeddings().register_forward_hook(self._count)
 
@@ -124,6 +133,7 @@ def test_what_rows_share_is_not_copied_to_them(tiny_model):
             (layer, *_) = kwargs["past_key_values"].layers
             lengths.add(layer.keys.shape[2])
 
+    find_sharing(tiny_model)
     tiny_model.model.layers[0].self_attn.register_forward_pre_hook(note, with_kwargs=True)
     generate_with_shared_prefix(tiny_model, PROMPTS, **OPTIONS | {"batch_size": 7})
     longest = max(map(len, PROMPTS)) - len(PREFIX)
@@ -136,6 +146,7 @@ def test_the_models_attention_is_as_before(tiny_model):
             assert tiny_model.config._attn_implementation != "sdpa"
             raise RuntimeError("out of something")
 
+    find_sharing(tiny_model)
     tiny_model.register_forward_pre_hook(fail, with_kwargs=True)
     with pytest.raises(RuntimeError, match="out of something"):
         generate_with_shared_prefix(tiny_model, PROMPTS, **OPTIONS)
@@ -169,7 +180,7 @@ def test_a_generator_goes_on_from_what_it_has_computed(tiny_model):
     generator = BatchGenerator(tiny_model.eval(), turns, **options | {"max_new_tokens": 1})
     assert [generator.generate([turn])[0] for turn in range(3)] == [row[:1] for row in rows]
     assert counter.total == len(turns[-1]) - 1 + 3
-    assert not generator._pasts
+    assert not len(generator._pasts)
 
 
 def test_what_is_forgotten_is_let_go(tiny_model):
@@ -225,6 +236,9 @@ def test_the_models_own_generation_config_does_not_leak_in(tiny_model):
     assert tiny_model.generation_config.repetition_penalty == 9.0
 
 
+DYNAMIC = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
+
+
 def small(config_class: Any, **options: Any) -> Any:
     return config_class(
         vocab_size=259,
@@ -253,19 +267,27 @@ def small(config_class: Any, **options: Any) -> Any:
         (
             Qwen3MoeConfig,
             "sdpa",
-            {"num_experts": 4, "num_experts_per_tok": 2, "head_dim": 8},
+            {"num_experts": 4, "num_experts_per_tok": 2, "head_dim": 8, "output_router_logits": True},
         ),
+        (DiffLlamaConfig, "sdpa", {}),
+        (DogeConfig, "sdpa", {}),
+        (HrmTextConfig, "sdpa", {}),
+        (JetMoeConfig, "sdpa", {"num_local_experts": 4, "kv_channels": 8}),
     ],
 )
 def test_other_families_share_too(config_class, attention, options):
-    """A window shorter than the prompts is measured in the tokens of each row, whatever stands beside it."""
+    """A window shorter than the prompts is measured in the tokens of each row, whatever stands beside it.
+
+    What layers do with the keys and values that attention is given, and the router's loss of a run, does not matter.
+    """
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(small(config_class, **options), attn_implementation=attention).eval()
-    rows = expected(model)
+    rows, settings = expected(model), model.config.to_dict()
     counter = CountTokens(model)
     assert generate_with_shared_prefix(model, PROMPTS, **OPTIONS | {"max_new_tokens": 1}) == [row[:1] for row in rows]
     assert counter.total < sum(map(len, PROMPTS)) / 2
     assert generate_with_shared_prefix(model, PROMPTS, **OPTIONS) == rows
+    assert model.config.to_dict() == settings
 
 
 @pytest.mark.parametrize(
@@ -273,9 +295,18 @@ def test_other_families_share_too(config_class, attention, options):
     [
         (lambda: small(Lfm2Config, layer_types=["conv", "full_attention"]), "does not keep its past"),
         (
-            lambda: small(LlamaConfig, rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}),
+            lambda: small(LlamaConfig, rope_parameters=DYNAMIC),
             "scales its positions",
         ),
+        (
+            lambda: small(
+                Gemma3TextConfig,
+                rope_parameters={"full_attention": DYNAMIC, "sliding_attention": DYNAMIC | {"rope_type": "default"}},
+            ),
+            "scales its positions",
+        ),
+        (lambda: small(RobertaConfig, is_decoder=True), "gives logits behind a shared past that differ"),
+        (lambda: small(OpenAIGPTConfig, n_embd=32, n_layer=2, n_head=4), "cannot go on from a past"),
     ],
 )
 def test_other_models_fall_back_and_say_so_once(caplog, config, reason):

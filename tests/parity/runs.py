@@ -5,10 +5,13 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from trl import SFTTrainer
 
+from deepfabric_trainer import DeepFabricTrainer
 from tests.fixtures.tiny import QUIET, tiny_tokenizer
 from tests.parity.features import Feature
 
+TRAINERS = (SFTTrainer, DeepFabricTrainer)
 TIMES = ("time", "per_second")
 """What ends the names of numbers that no two runs share."""
 

@@ -5,12 +5,12 @@ import pytest
 import torch
 from datasets import Dataset
 from transformers import get_constant_schedule
-from trl import SFTTrainer
 
 from deepfabric_trainer import DeepFabricTrainer
 from tests.fixtures.tiny import tiny_model, tiny_tokenizer
 from tests.parity.features import EVALUATES, Feature, rows
 from tests.parity.runs import (
+    TRAINERS,
     assert_same_history,
     assert_same_weights,
     make_trainer,
@@ -22,8 +22,6 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore"),  # TRL warns of many of its own features, in both runs
 ]
-
-TRAINERS = (SFTTrainer, DeepFabricTrainer)
 
 
 def test_optimizers_of_the_users_own(tmp_path: Path) -> None:

@@ -3,11 +3,10 @@ from typing import Any
 
 import pytest
 from datasets import Dataset
-from trl import SFTTrainer
 
-from deepfabric_trainer import DeepFabricTrainer
 from tests.parity.features import Feature, rows
 from tests.parity.runs import (
+    TRAINERS,
     assert_same_metrics,
     make_trainer,
 )
@@ -17,8 +16,6 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore"),  # TRL warns of many of its own features, in both runs
 ]
-
-TRAINERS = (SFTTrainer, DeepFabricTrainer)
 
 
 @pytest.mark.parametrize("columns", [TEXTS, QUESTIONS, CHATS], ids=["text", "prompt-completion", "messages"])

@@ -8,7 +8,7 @@ from trl import SFTTrainer
 
 from deepfabric_trainer import DeepFabricTrainer
 from tests.parity.features import Feature, lora, rows, saved_llama
-from tests.parity.runs import Run, assert_same_weights, make_trainer, train
+from tests.parity.runs import TRAINERS, Run, assert_same_weights, make_trainer, train
 from tests.parity.samples import CHATS
 
 pytestmark = [
@@ -16,7 +16,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore"),  # TRL warns of many of its own features, in both runs
 ]
 
-TRAINERS = (SFTTrainer, DeepFabricTrainer)
 SAVED = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2, "save_only_model": False}
 OWN_FILES = {"report.html", "report.md", "metrics.json"} | {
     f"checkpoint-{step}/{name}" for step in (2, 4) for name in ("checkpoint_files.json", "between_logs_0.json")

@@ -1,12 +1,11 @@
 from pathlib import Path
 
 import pytest
-from trl import SFTTrainer
 
-from deepfabric_trainer import DeepFabricTrainer
 from tests.fixtures.tiny import tiny_tokenizer
 from tests.parity.features import Feature, lora, rows
 from tests.parity.runs import (
+    TRAINERS,
     assert_same_history,
     assert_same_weights,
     make_trainer,
@@ -18,8 +17,6 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore"),  # TRL warns of many of its own features, in both runs
 ]
-
-TRAINERS = (SFTTrainer, DeepFabricTrainer)
 
 
 def test_a_template_and_its_tokens_are_taken_from_elsewhere(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """When one process fails, the run ends soon, with a code that says so and the message of that process."""
 
-import os
 import subprocess
 import sys
 import time
@@ -10,7 +9,7 @@ import pytest
 
 from tests.examples.test_train_tool_calling import free_port
 from tests.fixtures.failing_run import PLACES
-from tests.fixtures.processes import ROOT, run_to_its_end
+from tests.fixtures.processes import run_command, run_to_its_end
 
 SOON = 150.0
 """Seconds: most of them are spent on starting. Processes that wait for each other wait for half an hour."""
@@ -20,15 +19,7 @@ def launch_from_config(module: str, *arguments: str) -> subprocess.CompletedProc
     """Run a module with `accelerate launch` and the example's config for CPUs, whatever becomes of it."""
     accelerate = Path(sys.executable).with_name("accelerate")
     config = ["--config_file", "examples/accelerate/ddp_cpu.yaml", "--main_process_port", str(free_port())]
-    return subprocess.run(
-        [accelerate, "launch", *config, "-m", module, *arguments],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
+    return run_command([accelerate, "launch", *config, "-m", module, *arguments])
 
 
 @pytest.mark.slow
