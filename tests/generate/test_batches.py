@@ -7,6 +7,7 @@ import torch
 from peft import LoraConfig, PrefixTuningConfig, get_peft_model
 from transformers import (
     AutoModelForCausalLM,
+    DeepseekV3Config,
     DiffLlamaConfig,
     DogeConfig,
     Gemma2Config,
@@ -236,6 +237,19 @@ def test_the_models_own_generation_config_does_not_leak_in(tiny_model):
     assert tiny_model.generation_config.repetition_penalty == 9.0
 
 
+LATENT = {
+    "num_key_value_heads": 4,
+    "q_lora_rank": 16,
+    "kv_lora_rank": 16,
+    "qk_nope_head_dim": 8,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 8,
+    "moe_intermediate_size": 16,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "n_group": 1,
+    "topk_group": 1,
+}
 DYNAMIC = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
 
 
@@ -246,13 +260,12 @@ def small(config_class: Any, **options: Any) -> Any:
         intermediate_size=64,
         num_hidden_layers=2,
         num_attention_heads=4,
-        num_key_value_heads=2,
         initializer_range=0.2,
         pad_token_id=256,
         bos_token_id=None,
         eos_token_id=None,
         dtype="float32",
-        **options,
+        **{"num_key_value_heads": 2, **options},
     )
 
 
@@ -269,6 +282,7 @@ def small(config_class: Any, **options: Any) -> Any:
             "sdpa",
             {"num_experts": 4, "num_experts_per_tok": 2, "head_dim": 8, "output_router_logits": True},
         ),
+        (DeepseekV3Config, "sdpa", LATENT),
         (DiffLlamaConfig, "sdpa", {}),
         (DogeConfig, "sdpa", {}),
         (HrmTextConfig, "sdpa", {}),
