@@ -6,6 +6,7 @@ import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -118,6 +119,17 @@ def test_an_example_that_does_not_fit_alone_is_an_error_that_says_so(make_traine
     with pytest.raises(RuntimeError, match="can't allocate memory") as raised:
         trainer.train()
     assert "lower `max_length`" in raised.value.__notes__[0]
+
+
+def test_over_several_processes_a_step_is_not_done_anew(make_trainer: Run) -> None:
+    trainer = make_trainer()
+    fail_beyond(trainer, 1000)
+    with (
+        mock.patch("deepfabric_trainer.steps.DistributedType", mock.Mock(NO="one process")),
+        pytest.raises(RuntimeError, match="can't allocate memory") as raised,
+    ):
+        trainer.train()
+    assert raised.value.__notes__ == ["set `max_tokens_per_batch`: over several processes a step cannot be done anew"]
 
 
 class _Remembered(torch.autograd.Function):

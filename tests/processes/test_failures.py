@@ -7,12 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from deepfabric_trainer.checkpoints import last_checkpoint
 from tests.examples.test_train_tool_calling import free_port
 from tests.fixtures.failing_run import PLACES
 from tests.fixtures.processes import run_command, run_to_its_end
 
 SOON = 150.0
 """Seconds: most of them are spent on starting. Processes that wait for each other wait for half an hour."""
+
+MESSAGES = {"folder": "another run writes to", "killed": "Signal 9 (SIGKILL)"}
 
 
 def launch_from_config(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -30,6 +33,9 @@ def test_a_failure_of_one_process_ends_all(place: str, process: str, tmp_path: P
     run = launch("tests.fixtures.failing_run", str(tmp_path), place)
     assert time.monotonic() - begin < SOON
     assert run.returncode != 0
-    assert f"[rank{process}]: OSError: the disk of this process is gone" in run.stderr
-    if place != "preparation":
+    assert MESSAGES.get(place, f"[rank{process}]: OSError: the disk of this process is gone") in run.stderr
+    if place not in ("preparation", "folder"):
         assert (tmp_path / "run" / "report.md").is_file(), "the first process leaves its report"
+    if place == "killed":
+        # It dies in the evaluation after the second step, which comes before the save.
+        assert last_checkpoint(tmp_path / "run") == str(tmp_path / "run" / "checkpoint-1")
