@@ -5,27 +5,32 @@ and what can make much of little is looked at before. What is rendered is the sa
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache, wraps
+from itertools import islice
 from threading import RLock, get_ident
 from types import BuiltinMethodType, MethodType
 from typing import Any
 
 import jinja2
 from jinja2 import nodes
+from jinja2.filters import make_attrgetter
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.utils import Namespace
 from transformers.utils import chat_template_utils
 
 from deepfabric_trainer.template.budget import Budget, OverBudgetError
 from deepfabric_trainer.template.counted_code import COMPARES, SHORT, CountingCode
 from deepfabric_trainer.template.growth import CHECKED, GROWING_FILTERS, check_filter, check_formatted, check_method
 
-LONGEST_SOURCE = 200_000
+LONGEST_SOURCE = 100_000
 """Characters of a template; those of real models have some thousands."""
 _MOST_TEMPLATES = 64
-_SMALL = frozenset(["abs", "attr", "count", "d", "default", "first", "float", "int", "last", "length"])
-"""Filters that give back what they are given, or a number."""
+_SMALL = frozenset(["abs", "attr", "count", "d", "default", "first", "last", "length"])
+"""Filters that give back what they are given, or how much it is."""
+_READS = frozenset(["get", "items", "keys", "values"])
+"""Methods of objects that make nothing."""
 _SMALL_TEXT = 256
 """Characters of a text that is not worth a look."""
 HARMLESS = frozenset(
@@ -36,6 +41,10 @@ HARMLESS = frozenset(
     ]
 )
 """Methods of texts that make nothing longer than three times the text."""
+_ACTS = 32
+"""Steps of a call or a filter, which may go through all that it is given."""
+_PIECES = 1024
+"""Pieces of text that are counted together."""
 _OF_NO_USE = ("lipsum",), ("urlize", "xmlattr")
 """Globals and filters that write HTML, at any length."""
 _SWAP = RLock()
@@ -124,9 +133,8 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         """Begin to count."""
         self.budget = Budget()
         unused_globals, unused_filters = _OF_NO_USE
-        namespace: Any = self.globals["namespace"]
         self.globals = {name: value for name, value in self.globals.items() if name not in unused_globals}
-        self.globals["namespace"] = type("Namespace", (namespace,), {"__repr__": lambda self: "<Namespace>"})
+        self.globals["namespace"] = self._namespace
         self.filters = {
             name: function if name in _SMALL else self._counted_filter(name, function)
             for name, function in self.filters.items()
@@ -141,9 +149,13 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
 
     def concat(self, pieces: Iterable[str]) -> str:
         """Join what a template, a macro or a block has written."""
-        pieces = list(pieces)
-        self.budget.made_text(sum(map(len, pieces)))
-        return "".join(pieces)
+        written: list[str] = []
+        rest, length = iter(pieces), 0
+        while some := list(islice(rest, _PIECES)):
+            length += sum(map(len, some))
+            self.budget.made_text(length)
+            written += some
+        return "".join(written)
 
     def text(self, value: Any) -> str:
         """Return a value as a template writes it."""
@@ -167,17 +179,31 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         """Call something, such as a macro or a method of a text."""
         owner: Any = __obj.__self__ if type(__obj) is BuiltinMethodType else getattr(__obj, "__self__", None)
         kind = type(owner)
-        if (kind is str and __obj.__name__ in HARMLESS) or kind is dict:
+        if (kind is dict and __obj.__name__ in _READS) or (
+            kind is str
+            and __obj.__name__ in HARMLESS
+            and len(owner) <= _SMALL_TEXT
+            and (not args or type(args[0]) is not str or len(args[0]) <= _SMALL_TEXT)
+        ):
             options.pop("_loop_vars", None)
             options.pop("_block_vars", None)
-            found = __obj(*args, **options)
-            return found if kind is dict or len(str(owner)) <= _SMALL_TEXT else __self.budget.took(found)
+            return __obj(*args, **options)
+        __self.budget.spend(_ACTS)
         if isinstance(owner, str | bytes | int):
             own = {name: value for name, value in options.items() if name not in ("_loop_vars", "_block_vars")}
             args = check_method(__self.budget, owner, __obj.__name__, args, own)
         elif __obj is __self.globals.get("strftime_now") and len(str(args)) + len(str(options)) > SHORT:
             raise OverBudgetError("it asks for a date in a format of too many characters")
         return __self.budget.took(super().call(__context, __obj, *args, **options))
+
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        """Read an attribute for a filter, which does so for each of many values and keeps what it reads."""
+        self.budget.spend(COMPARES)
+        return self.budget.took(self.item(obj, argument))
+
+    def item(self, obj: Any, argument: Any) -> Any:
+        """Read what stands in `[]`."""
+        return super().getitem(obj, argument)
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
         """Return `str.format`, with a look at how wide it formats."""
@@ -207,6 +233,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
     def _counted_filter(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         place = 1 if hasattr(function, "jinja_pass_arg") else 0
         is_growing = name in GROWING_FILTERS
+        is_joining = name == "join"
 
         @wraps(function)
         def counted(*args: Any, **options: Any) -> Any:
@@ -214,6 +241,10 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
             is_plain = len(args) == place + 1 and not options
             if type(value) is str and len(value) <= _SMALL_TEXT and (is_plain or not is_growing):
                 return function(*args, **options)
+            self.budget.spend(_ACTS)
+            if is_joining:
+                args, options = self._with_texts(args, options)
+                value = args[place]
             if is_growing and not (is_plain and name == "tojson"):
                 value = check_filter(self.budget, name, value, args[place + 1 :], options)
                 args = (*args[:place], value, *args[place + 1 :])
@@ -223,6 +254,30 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
             return self.budget.took(function(*args, **options))
 
         return counted
+
+    def _with_texts(self, args: tuple[Any, ...], options: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return the arguments of `join` with the texts that it would make of the values, counted one by one."""
+        context, value, *rest = args
+        attribute = options.get("attribute", rest[1] if len(rest) > 1 else None)
+        if not isinstance(value, str):
+            read = make_attrgetter(self, attribute) if attribute is not None else (lambda item: item)
+            items = map(read, value)
+            value = [item if hasattr(item, "__html__") else self.text(item) for item in items]
+            return (context, value, *rest[:1]), {name: each for name, each in options.items() if name != "attribute"}
+        return args, dict(options)
+
+    def _namespace(self, *args: Any, **options: Any) -> "_Namespace":
+        """Make a namespace of a copy of what it begins with."""
+        begins = dict(*args, **options)
+        self.budget.spend(_ACTS + 8 * len(begins))
+        return _Namespace(begins)
+
+
+class _Namespace(Namespace):
+    """A namespace that does not write out all that it holds, which may be itself."""
+
+    def __repr__(self) -> str:
+        return "<Namespace>"
 
 
 def _require_short(source: Any) -> None:

@@ -5,23 +5,30 @@ and texts without end, and no thread can be stopped from outside. So what a temp
 it, and it ends itself.
 """
 
+from collections.abc import ItemsView, KeysView, Mapping, ValuesView
+from threading import get_ident
 from time import perf_counter, thread_time
 from typing import Any
 
 import jinja2
+from jinja2.runtime import Macro
 
 STEPS = 10_000_000
 """Of any rendering; real templates take some thousands for a conversation."""
 STEPS_OF_A_CHARACTER, STEPS_OF_A_VALUE = 100, 2_000
 """More of them for each character, and each value, of what is rendered."""
+STEPS_OF_A_PAIR, SECONDS_OF_A_PAIR, MOST_PAIRS = 300, 30e-6, 10_000_000
+"""More of them for each pair of messages: templates look for the call of a result in all messages before it."""
 SECONDS = 5.0
 """Of processor time for any rendering, and one more for each million characters."""
 LONGEST = 8_000_000
 """Characters, or values, of anything that a template makes; 64 times the input where that is more."""
+MOST_BITS = 20_000
+"""Of a number: what Python would write down, and not more."""
 _SLICE = 4096
 """Steps between two looks at the clock."""
-_ITEM = 8
-"""What a place in a list counts, in characters."""
+_ITEM, _ENTRY = 8, 24
+"""What a place in a list, and an entry of an object, count, in characters."""
 _FREE = 256
 """Characters of a text that cost nothing but the step that made it."""
 
@@ -36,17 +43,18 @@ class Budget:
     def __init__(self) -> None:
         self.start({})
 
-    def start(self, given: Any) -> None:
+    def start(self, given: Mapping[str, Any]) -> None:
         """Begin anew.
 
         Args:
-            given (`Any`): What is rendered; it is measured when a rendering costs much, and not before.
+            given (`Mapping[str, Any]`): What is rendered; it is measured when a rendering costs much, and not before.
         """
         self._given = given
         self._allowance: tuple[int, float, int] | None = None
         self._left = _SLICE
         self._spent = 0
         self._begin = self._begin_time = 0.0
+        self._thread = 0
         self._weights: dict[int, tuple[Any, int]] = {}
 
     def spend(self, steps: int) -> None:
@@ -79,6 +87,8 @@ class Budget:
             self.made_text(_ITEM * len(value))
         elif isinstance(value, dict | str | bytes):
             self.made_text(self.weight(value))
+        elif kind is int and value.bit_length() > MOST_BITS:
+            raise OverBudgetError("it makes a number of too many digits")
         return value
 
     def added(self, left: Any, right: Any) -> Any:
@@ -112,14 +122,23 @@ class Budget:
         """Return how many characters and values a value holds, those that it holds twice counted twice."""
         if isinstance(value, str | bytes):
             return len(value)
-        if not isinstance(value, dict | list | tuple):
+        if isinstance(value, int):
+            return 1 + (value.bit_length() >> 3)
+        if isinstance(value, Macro):
+            return _ITEM + len(value.name)
+        if not isinstance(value, dict | list | tuple | KeysView | ValuesView | ItemsView):
             return 1
         known = self._weights.get(id(value))
         if known is None:
-            items = [*value, *value.values()] if isinstance(value, dict) else value
             # The value is kept, so that its id is not given to another one.
-            known = self._weights[id(value)] = value, _ITEM + len(value) + sum(map(self.weight, items))
+            known = self._weights[id(value)] = value, self._weight_of_parts(value)
         return known[1]
+
+    def _weight_of_parts(self, value: Any) -> int:
+        if isinstance(value, list | tuple | KeysView | ValuesView):
+            return _ITEM + len(value) + sum(map(self.weight, value))
+        entries = value.items() if isinstance(value, dict) else value
+        return _ITEM + sum(_ENTRY + self.weight(key) + self.weight(item) for key, item in entries)
 
     def _look(self) -> None:
         """Take the next slice, if neither steps nor time are used up."""
@@ -140,17 +159,20 @@ class Budget:
         self._begin = self._begin or now
         if now - self._begin < 1:
             return 0.0
-        time = thread_time()
-        self._begin_time = self._begin_time or time
+        time, thread = thread_time(), get_ident()
+        if thread != self._thread:  # each thread has a clock of its own
+            self._thread, self._begin_time = thread, time
         return time - self._begin_time
 
     def _measured(self) -> tuple[int, float, int]:
         """Return the steps, seconds and characters that what is rendered is worth."""
         if self._allowance is None:
             values, characters = _size(self._given)
+            messages = self._given.get("messages")
+            pairs = min(len(messages) ** 2, MOST_PAIRS) if isinstance(messages, list | tuple) else 0
             self._allowance = (
-                STEPS + STEPS_OF_A_CHARACTER * characters + STEPS_OF_A_VALUE * values,
-                SECONDS + characters / 1e6,
+                STEPS + STEPS_OF_A_CHARACTER * characters + STEPS_OF_A_VALUE * values + STEPS_OF_A_PAIR * pairs,
+                SECONDS + characters / 1e6 + SECONDS_OF_A_PAIR * pairs,
                 max(LONGEST, 64 * characters),
             )
         return self._allowance

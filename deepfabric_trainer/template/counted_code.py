@@ -1,15 +1,17 @@
 """The Python code of a template, with counts in it."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from jinja2 import nodes
 from jinja2.compiler import CodeGenerator, Frame, optimizeconst
 
-_STRETCH = 64
-"""Weight of the statements between two counts."""
+_STRETCH, _HEAVIEST = 192, 4096
+"""Weight of the statements between two counts, and of a statement that is counted as a whole."""
 COMPARES, _WRITES = 16, 8
 """Weight of what may look through long texts, and of a piece that is kept until the end."""
+_COMPARING = nodes.Compare, nodes.Test, nodes.Getitem, nodes.Call, nodes.Filter
+"""Expressions that may look through long texts."""
 SHORT = 1_000
 """Characters of a constant whose addition is not worth a look."""
 
@@ -20,6 +22,15 @@ class CountingCode(CodeGenerator):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._counted: set[int] = set()
+        self._counts_itself: set[int] = set()
+        self._weights: dict[int, int] = {}
+
+    def visit(self, node: nodes.Node, *args: Any, **options: Any) -> Any:
+        """Write a node, with a count in front of it if it has to count itself."""
+        counts = id(node) in self._counts_itself
+        self.write(f"(spend({COMPARES}) or " if counts else "")
+        super().visit(node, *args, **options)
+        self.write(")" if counts else "")
 
     def write_commons(self) -> None:
         """Write what every function of the code begins with."""
@@ -30,8 +41,10 @@ class CountingCode(CodeGenerator):
         )
 
     def visit_For(self, node: nodes.For, frame: Frame) -> None:
-        """Count the turns of a loop."""
+        """Count the turns of a loop, and those that its condition leaves out."""
         self._counted.add(id(node.body))
+        if node.test is not None:
+            self._counts_itself.add(id(node.test))
         super().visit_For(node, frame)
 
     def macro_body(self, node: Any, frame: Frame) -> Any:
@@ -42,7 +55,9 @@ class CountingCode(CodeGenerator):
     def blockvisit(self, nodes: Iterable[nodes.Node], frame: Frame) -> None:
         """Write statements, with a count before the body of a loop or macro and before each stretch of many."""
         statements = list(nodes)
-        weights = [_weight(statement) for statement in statements]
+        weights = [self._weight(statement) for statement in statements]
+        for statement in statements:
+            self._count_inside(statement)
         if sum(weights) < _STRETCH and id(nodes) not in self._counted:
             super().blockvisit(statements, frame)
             return
@@ -55,6 +70,19 @@ class CountingCode(CodeGenerator):
                 begin, weight = end, 0
         if not statements:
             self.writeline("spend(2)")
+
+    def _weight(self, node: nodes.Node) -> int:
+        """Return the weight of a node, without that of the bodies of loops and macros, which count themselves."""
+        known = self._weights.get(id(node))
+        if known is None:
+            known = self._weights[id(node)] = _own_weight(node) + sum(map(self._weight, _parts(node)))
+        return known
+
+    def _count_inside(self, statement: nodes.Node) -> None:
+        """Let the parts of a statement count themselves if there are so many that the clock would wait for them."""
+        inside = list(_expressions(statement))
+        if COMPARES * len(inside) > _HEAVIEST:
+            self._counts_itself.update(map(id, inside))
 
     @optimizeconst
     def visit_Add(self, node: nodes.BinExpr, frame: Frame) -> None:
@@ -82,11 +110,13 @@ class CountingCode(CodeGenerator):
 
     @optimizeconst
     def visit_Getitem(self, node: nodes.Getitem, frame: Frame) -> None:
-        """Count a slice."""
+        """Count a slice; what is read at one place was there before."""
         is_slice = isinstance(node.arg, nodes.Slice)
-        self.write("took(" if is_slice else "")
-        super().visit_Getitem(node, frame)
-        self.write(")" if is_slice else "")
+        self.write("took(" if is_slice else "environment.item(")
+        self.visit(node.node, frame)
+        self.write("[" if is_slice else ", ")
+        self.visit(node.arg, frame)
+        self.write("])" if is_slice else ")")
 
     def visit_List(self, node: nodes.List, frame: Frame) -> None:
         """Count what a list holds."""
@@ -122,16 +152,31 @@ class CountingCode(CodeGenerator):
         self.write(")) is str else text(value))")
 
 
-def _weight(node: nodes.Node) -> int:
-    """Return the weight of a statement, without that of loops and macros inside, which count themselves."""
-    weight = 1
-    if isinstance(node, nodes.Compare | nodes.Test):
-        weight = COMPARES
-    elif isinstance(node, nodes.Output):
-        weight = _WRITES * len(node.nodes)
-    if isinstance(node, nodes.For | nodes.Macro | nodes.CallBlock | nodes.TemplateData):
-        return weight
-    return weight + sum(map(_weight, node.iter_child_nodes()))
+def _own_weight(node: nodes.Node) -> int:
+    if isinstance(node, nodes.Output):
+        return _WRITES * len(node.nodes)
+    is_place = isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Const)
+    return COMPARES if isinstance(node, _COMPARING) and not is_place else 1
+
+
+def _parts(node: nodes.Node) -> Iterable[nodes.Node]:
+    """Return the parts of a node that are run where it stands, once."""
+    if isinstance(node, nodes.TemplateData | nodes.Macro):
+        return ()
+    if isinstance(node, nodes.For):
+        return (node.iter,)
+    if isinstance(node, nodes.CallBlock):
+        return (node.call,)
+    return node.iter_child_nodes()
+
+
+def _expressions(node: nodes.Node) -> Iterator[nodes.Node]:
+    """Go over what may look through long texts in a statement, not in those inside."""
+    for child in node.iter_child_nodes():
+        if not isinstance(child, nodes.Stmt):
+            if isinstance(child, _COMPARING):
+                yield child
+            yield from _expressions(child)
 
 
 def _is_short(value: Any) -> bool:

@@ -5,6 +5,11 @@ _GROW = "{% set ns = namespace(s=SEED) %}{% for i in range(60) %}{% set ns.s = S
 _MANY = "{% for a in range(100000) %}{% for b in range(100000) %}BODY{% endfor %}{% endfor %}"
 
 
+_CHAIN = "{% set ns = namespace(x=none) %}"
+_NAMED = "{% macro " + "m" * 45_000 + "() %}{% endmacro %}{% set m = " + "m" * 45_000 + " %}"
+_LISTS = "{% set x = [[1]] * 400000 + [1] %}{% set y = [[1]] * 400000 + [2] %}"
+
+
 def _growing(seed: str, step: str) -> str:
     return _GROW.replace("SEED", seed).replace("STEP", step)
 
@@ -60,6 +65,22 @@ TOO_LARGE = {
     "hoarded output": "{% set a = ['a' * 4000000] %}{% for i in range(100000) %}{{ a }}{% endfor %}",
     "hoarded escapes": "{% autoescape true %}{% set a = '<' * 4000000 %}"
     "{% for i in range(100000) %}{{ a }}{% endfor %}{% endautoescape %}",
+    "chain of namespaces": _CHAIN + "{% set d = dict.fromkeys(range(100000)) %}"
+    "{% for i in range(100000) %}{% set ns.x = namespace(d, p=ns.x) %}{% endfor %}",
+    "chain of copies": _CHAIN + "{% set d = dict.fromkeys(range(100000)) %}"
+    "{% for i in range(100000) %}{% set ns.x = namespace(p=ns.x, v=d.copy()) %}{% endfor %}",
+    "join of attributes": _LONG + "{{ ([namespace(s=a)] * 500000) | join(attribute='s') }}",
+    "join of a cycler": _LONG + "{{ ([cycler(a)] * 500000) | join('', 'current') }}",
+    "sort by an attribute": _LONG + "{{ ([namespace(s=a)] * 500000) | sort(attribute='s') | length }}",
+    "name of a macro": _NAMED + "{{ ([m] * 500000) | join }}",
+    "name of a macro in a format": _NAMED + "{{ ('{0}' * 30000).format(m) }}",
+    "view": _LONG + "{{ ('{0}' * 100000).format(dict(a=a).values()) }}",
+    "large number": "{{ ('f' * 8000000) | int(0, 16) // 3 > 1 }}",
+    "number of bytes": "{{ (5).from_bytes(('a' * 8000000).encode()) // 3 > 1 }}",
+    "numbers in a list": "{{ [2 ** 99990] * 700000 == [2 ** 99990] * 700000 }}",
+    "many widths": "{{ ('{0:99999}' * 100000).format(1) }}",
+    "many widths, percent": "{{ ('%(a)99999d' * 100000) % {'a': 1} }}",
+    "names of characters": "{{ ('\\ufbf9' * 8000000).encode('ascii', 'namereplace') }}",
     "long source": "a" * 300_000,
 }
 """By what they let grow; each is stopped before it has grown."""
@@ -71,7 +92,24 @@ TOO_LONG = {
     "macros": "{% macro m(n) %}{% if n %}{{ m(n-1) }}{{ m(n-1) }}{% endif %}a{% endmacro %}{{ m(60) }}",
     "select": "{% set l = range(100000) | list %}{{ range(100000) | select('in', l) | list | length }}",
     "sort": "{% for i in range(100000) %}{% set x = range(100000) | sort(reverse=true) %}{% endfor %}",
-    "search": _LONG + _MANY.replace("BODY", "{% if 'b' in a %}{% endif %}"),
+    "one statement": _LISTS + "{% set z = [" + "x == y, " * 8000 + "] %}",
+    "one output": _LISTS + "{{ x == y }}" * 6000,
+    "condition of a loop": _LISTS + "{% for i in range(100000) if x == y %}{% endfor %}",
+    "strip": "{{ ('a' * 4000000).strip('b' * 4000000 ~ 'a') }}",
+    "strip short": "{% set w = 'b' * 7000000 ~ 'a' %}{% set t = 'a' * 256 %}"
+    + _MANY.replace("BODY", "{{ t.strip(w) }}"),
+    "trim": "{{ ('a' * 4000000) | trim('b' * 4000000 ~ 'a') }}",
+    "search from behind": "{{ ('a' * 8000000).rfind('b' ~ 'a' * 4000000) }}",
+    "split from behind": "{{ ('a' * 8000000).rsplit('b' ~ 'a' * 4000000) }}",
+    "wordwrap": _LONG + "{{ a | wordwrap(1) }}",
+    "comments": "{{ ('<!---->' * 1000000) | striptags }}",
+    "comments in markup": "{{ (('<!---->' * 1000000) | safe).striptags() }}",
+    "punycode": "{{ ('\\u4e00\\u3042' * 200000).encode('punycode') }}",
+    "title": "{{ ('a ' * 3000000) | title }}",
+    "pprint": "{% set ns = namespace(l=['a b c']) %}"
+    "{% for i in range(18) %}{% set ns.l = [ns.l, ns.l] %}{% endfor %}{{ ns.l | pprint }}",
+    "attributes": "{{ ([messages[0]] * 30000) | sort(attribute='" + "x," * 40000 + "x') }}",
+    "search": _LONG + "{% set t = a %}" + _MANY.replace("BODY", "{% if 'b' in t %}{% endif %}"),
 }
 """By what takes them so long; each is stopped after so many steps, or seconds."""
 

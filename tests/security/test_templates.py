@@ -1,5 +1,6 @@
 import resource
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from time import thread_time
 
 import pytest
@@ -9,6 +10,7 @@ from deepfabric_trainer import ConversationEncoder, parse_tool_calls, validate_d
 from deepfabric_trainer.errors import TemplateError
 from deepfabric_trainer.schema import Message
 from deepfabric_trainer.template import ChatTemplate, appended, watch_of
+from deepfabric_trainer.template.budget import Budget
 from tests.fixtures.tiny import CHAT_TEMPLATE, TOOLS, tiny_tokenizer, tool_rows
 from tests.security.hostile_templates import REFUSED, TOO_LARGE, TOO_LONG
 
@@ -102,3 +104,25 @@ def test_large_conversations_are_rendered() -> None:
     found = "{% for n in messages if n == m %}{{ loop.index }}{% endfor %}"
     tokenizer.chat_template = "{% for m in messages %}" + found + "{% endfor %}"
     assert ChatTemplate(tokenizer).render(many, None)
+
+
+def test_a_look_back_from_each_of_many_messages_is_no_harm() -> None:
+    """As templates do that look for the call of each result: the square of the messages."""
+    messages: list[Message] = [{"role": "user", "content": ""}, {"role": "assistant", "content": ""}] * 500
+    look = "{% for n in messages if not n.content and not m.content and n.role != m.role %}{% endfor %}"
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = "{% for m in messages %}" + look + "{% endfor %}ok"
+    assert ChatTemplate(tokenizer).render(messages, None) == "ok"
+
+
+def test_two_threads_have_a_clock_each() -> None:
+    """The time that another thread has used before is not what a rendering takes."""
+    budget = Budget()
+    budget._begin = 1.0
+    budget._seconds()
+    begin = thread_time()
+    while thread_time() - begin < 0.2:
+        pass
+    with ThreadPoolExecutor(1) as other:
+        assert abs(other.submit(budget._seconds).result()) < 0.1
+    assert budget._seconds() < 0.1
