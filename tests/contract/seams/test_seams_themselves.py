@@ -19,8 +19,8 @@ from tests.contract.seams.seam import PRIVATE, ROOT, Seam, SeamMovedError
 SOURCES = [
     path for folder in ("callbacks", "collators", "deepfabric_trainer") for path in (ROOT / folder).rglob("*.py")
 ]
-PYTHONS = {"_replace", "_value_", "_fields", "_asdict"}
-"""Of named tuples and enums, which are public in all but the underscore."""
+PYTHONS = {"_exit", "_replace", "_value_", "_fields", "_asdict"}
+"""Of `os`, named tuples and enums, which are public in all but the underscore."""
 READERS = ("getattr", "hasattr", "setattr")
 
 
