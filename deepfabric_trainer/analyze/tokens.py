@@ -8,7 +8,8 @@ import numpy as np
 
 from deepfabric_trainer.analyze.report import LIMITS, TokenReport
 from deepfabric_trainer.collators.prefix_tree import build_forest
-from deepfabric_trainer.encode import ConversationEncoder, EncodedExample, Region
+from deepfabric_trainer.encode import ConversationEncoder, Region
+from deepfabric_trainer.encode.examples import PackedExample
 from deepfabric_trainer.schema import Conversation
 
 _MOST_TOKENS = 4_000_000
@@ -44,19 +45,20 @@ class TokenCounts:
             DataFormatError: If it trains nothing.
             TemplateError: If the chat template drops or refuses something of it.
         """
-        examples = self._encoder.encode_conversation(conversation, chat_template_kwargs).examples
+        examples = self._encoder.encode_packed(conversation, chat_template_kwargs).examples
         self._examples += len(examples)
         self._rows.append(number)
         self._lengths.append(max(len(example.input_ids) for example in examples))
         for example in examples:
+            self._by_region[Region.CONTEXT] += example.first
             self._by_region.update(example.regions)
             self._keep(example)
 
-    def _keep(self, example: EncodedExample) -> None:
+    def _keep(self, example: PackedExample) -> None:
         if self._room > 0:
             self._room -= len(example.input_ids)
-            trained = next(place for place, label in enumerate(example.labels) if label != -100)
-            self._kept.append((np.array(example.input_ids, np.int32), trained))
+            trained = next(place for place, region in enumerate(example.regions, example.first) if region)
+            self._kept.append((np.frombuffer(example.input_ids, np.int32), trained))
 
     def report(self) -> TokenReport | None:
         """Return what was counted; `None` when no row could be encoded."""

@@ -14,11 +14,13 @@ from deepfabric_trainer.encode.cuts import find_cut
 
 logger = logging.getLogger(__name__)
 
-_FIRST, _EVERY = 4, 256
+_FIRST, _EVERY = 4, 1024
 """Texts that are compared with the tokens of the whole: so many at first, then each of so many."""
 _SHORTEST_TEXT = 256
 _SHORTEST, _SHORT = 48, 96
 """Characters of a chunk that is looked up wherever it stands, and at most of one between two that were found."""
+_TOOL = 256
+"""Characters of a chunk that most likely comes again, if it stands in front of all that is trained: a tool does."""
 _LONG = 1024
 """Characters of a beginning that is remembered as a whole."""
 _MOST_CHUNKS, _MOST_CHARACTERS, _MOST_SEEN = 8192, 2 * 2**20, 16384
@@ -29,19 +31,19 @@ class Encoding(NamedTuple):
     """The tokens of a text.
 
     Args:
-        input_ids (`list[int]`): All of them, length T.
+        input_ids (`array[int]`): All of them, int32, length T.
         offsets (`list[tuple[int, int]]`): The characters of those from `first` on, length T - first.
         first (`int`): How many stand before them.
     """
 
-    input_ids: list[int]
+    input_ids: "array[int]"
     offsets: list[tuple[int, int]]
     first: int = 0
 
 
 @dataclass(frozen=True)
 class _Chunk:
-    input_ids: list[int]
+    input_ids: "array[int]"
     starts: "array[int]"
     ends: "array[int]"
 
@@ -57,7 +59,7 @@ class _Building:
     """
 
     def __init__(self, start: int) -> None:
-        self.ids: list[int] = []
+        self.ids = array("i")
         self._start = start
         self._offsets: list[tuple[int, int]] = []
         self._first = 0
@@ -65,7 +67,7 @@ class _Building:
     def encoding(self) -> Encoding:
         return Encoding(self.ids, self._offsets, self._first)
 
-    def skip(self, input_ids: list[int]) -> None:
+    def skip(self, input_ids: "array[int]") -> None:
         self.ids += input_ids
         self._first += len(input_ids)
 
@@ -78,9 +80,9 @@ class _Building:
 
     def add_encoding(self, encoding: Any, position: int, end: int) -> None:
         if end <= self._start and not self._offsets:
-            self.skip(encoding.ids)
+            self.skip(array("i", encoding.ids))
         else:
-            self.ids += encoding.ids
+            self.ids.extend(encoding.ids)
             self._offsets += [(start + position, last + position) for start, last in encoding.offsets]
 
 
@@ -101,7 +103,7 @@ class ChunkTokenizer:
         self._characters = 0
         self._seen: set[int] = set()
         self._last = ""
-        self._beginning: tuple[str, list[int]] = ("", [])
+        self._beginning = "", array("i")
 
     def encode(self, text: str, start: int = 0) -> Encoding:
         """Return the tokens of a text, with the characters of those behind `start` at least."""
@@ -112,7 +114,7 @@ class ChunkTokenizer:
         self._texts += 1
         if self._texts <= _FIRST or self._texts % _EVERY == 0:
             whole = self._run(text)
-            if found != (whole.ids, whole.offsets[found.first :], found.first):
+            if found != (array("i", whole.ids), whole.offsets[found.first :], found.first):
                 self._cut = None
                 self._forget()
                 logger.warning(
@@ -125,7 +127,7 @@ class ChunkTokenizer:
     def encode_whole(self, text: str) -> Encoding:
         """Return the tokens of a text, with the characters of each."""
         encoding = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        return Encoding(encoding["input_ids"], encoding["offset_mapping"])
+        return Encoding(array("i", encoding["input_ids"]), encoding["offset_mapping"])
 
     def _encode(self, text: str, start: int, cut: re.Pattern[str]) -> Encoding:
         building = _Building(start)
@@ -139,7 +141,7 @@ class ChunkTokenizer:
         for match in cut.finditer(text, position):
             end = match.end()
             if end - position >= _SHORTEST:
-                chunk = self._look_up(text[position:end])
+                chunk = self._look_up(text[position:end], is_likely=end <= start and end - position >= _TOOL)
                 if chunk is not None:
                     between = self._look_up(text[pending:position]) if 0 < position - pending <= _SHORT else None
                     if between is not None:
@@ -158,19 +160,19 @@ class ChunkTokenizer:
             self._remember(text, building.ids, reach)
         return building.encoding()
 
-    def _remember(self, text: str, input_ids: list[int], reach: tuple[int, int]) -> None:
+    def _remember(self, text: str, input_ids: "array[int]", reach: tuple[int, int]) -> None:
         """Remember a beginning of two texts in a row, so that its chunks need not be looked up one by one."""
         beginning = text[: reach[0]]
         if beginning == self._last:
             self._beginning = beginning, input_ids[: reach[1]]
         self._last = beginning
 
-    def _look_up(self, piece: str) -> _Chunk | None:
-        """Return a chunk that was seen before; one that is seen for the first time is only remembered as such."""
+    def _look_up(self, piece: str, *, is_likely: bool = False) -> _Chunk | None:
+        """Return a chunk that was seen before or is likely to come again; others are only remembered as seen."""
         chunk = self._chunks.get(piece)
         if chunk is not None:
             return chunk
-        chunk = self._older.get(piece) or self._learn(piece)
+        chunk = self._older.get(piece) or self._learn(piece, is_likely)
         if chunk is not None:
             self._chunks[piece] = chunk
             self._characters += len(piece)
@@ -178,9 +180,9 @@ class ChunkTokenizer:
                 self._chunks, self._older, self._characters = {}, self._chunks, 0
         return chunk
 
-    def _learn(self, piece: str) -> _Chunk | None:
+    def _learn(self, piece: str, is_likely: bool) -> _Chunk | None:
         key = hash(piece)
-        if key not in self._seen:
+        if not is_likely and key not in self._seen:
             if len(self._seen) >= _MOST_SEEN:
                 self._seen.clear()
             self._seen.add(key)
@@ -188,13 +190,15 @@ class ChunkTokenizer:
         encoding = self._run(piece)
         offsets = encoding.offsets
         return _Chunk(
-            encoding.ids, array("i", [start for start, _ in offsets]), array("i", [end for _, end in offsets])
+            array("i", encoding.ids),
+            array("i", [start for start, _ in offsets]),
+            array("i", [end for _, end in offsets]),
         )
 
     def _forget(self) -> None:
         self._chunks, self._older, self._characters = {}, {}, 0
         self._last = ""
-        self._beginning = "", []
+        self._beginning = "", array("i")
 
     def _run(self, piece: str) -> Any:
         return self._tokenizer.backend_tokenizer.encode(piece, add_special_tokens=False)

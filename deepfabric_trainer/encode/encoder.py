@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from deepfabric_trainer.encode.chunks import ChunkTokenizer
-from deepfabric_trainer.encode.examples import EncodedExample, EncodedRow
+from deepfabric_trainer.encode.examples import EncodedExample, EncodedRow, PackedExample
 from deepfabric_trainer.encode.known_parts import KnownParts
 from deepfabric_trainer.encode.messages import MessagesEncoder
 from deepfabric_trainer.encode.parts import PartFinder
@@ -125,22 +125,28 @@ class ConversationEncoder:
                 raise error.at(f"row {number}") from error
         return encoded
 
-    def encode_row(self, row: Mapping[str, Any]) -> EncodedRow:
+    def encode_row(self, row: Mapping[str, Any]) -> EncodedRow[EncodedExample]:
         """Encode one row and tell what had to be mended or dropped for it; see `encode`."""
-        return self._encode(normalize_row(row), row.get("chat_template_kwargs"), unchanging=False)
+        return self._encode(normalize_row(row), row.get("chat_template_kwargs"), unchanging=False).unpacked()
 
     def encode_conversation(
         self, conversation: Conversation, chat_template_kwargs: Mapping[str, Any] | None = None
-    ) -> EncodedRow:
+    ) -> EncodedRow[EncodedExample]:
         """Encode a row that is normalized already, with more variables for the template; see `encode`.
 
         Its tools are remembered as objects: whoever changes one after all must pass another list of other tools.
         """
+        return self.encode_packed(conversation, chat_template_kwargs).unpacked()
+
+    def encode_packed(
+        self, conversation: Conversation, chat_template_kwargs: Mapping[str, Any] | None = None
+    ) -> EncodedRow[PackedExample]:
+        """Encode as `encode_conversation` does, without a list of values for each token: whole datasets come so."""
         return self._encode(conversation, chat_template_kwargs, unchanging=True)
 
     def _encode(
         self, conversation: Conversation, chat_template_kwargs: Mapping[str, Any] | None, *, unchanging: bool
-    ) -> EncodedRow:
+    ) -> EncodedRow[PackedExample]:
         if chat_template_kwargs is not None and not isinstance(chat_template_kwargs, Mapping):
             raise DataFormatError(
                 f"the variables for the template are of type {type(chat_template_kwargs).__name__}",
@@ -168,13 +174,13 @@ class ConversationEncoder:
         )
 
     def _encode_fitting(
-        self, messages: Sequence[Message], encode: Callable[[Sequence[Message]], list[EncodedExample]]
-    ) -> tuple[Sequence[Message], list[EncodedExample]]:
+        self, messages: Sequence[Message], encode: Callable[[Sequence[Message]], list[PackedExample]]
+    ) -> tuple[Sequence[Message], list[PackedExample]]:
         """Encode as much of a conversation as `max_length` admits; return what of it that was."""
         whole = encode(messages)
         if not self._too_long(whole):
             return messages, whole
-        encoded: dict[int, list[EncodedExample]] = {}
+        encoded: dict[int, list[PackedExample]] = {}
 
         def fits(choice: tuple[int, list[Message]]) -> bool:
             number, kept = choice
@@ -201,7 +207,7 @@ class ConversationEncoder:
         return self.train_on is TrainOn.ALL or bool(select_turns(messages, self.train_on))
 
     def _too_long_error(
-        self, whole: Sequence[EncodedExample], shortest: Sequence[EncodedExample] | None, shortened: bool
+        self, whole: Sequence[PackedExample], shortest: Sequence[PackedExample] | None, shortened: bool
     ) -> RowTooLongError:
         length = max(len(example.input_ids) for example in shortest or whole)
         return RowTooLongError(
@@ -213,7 +219,7 @@ class ConversationEncoder:
             "(`max_tool_result_length`)",
         )
 
-    def _too_long(self, examples: Sequence[EncodedExample]) -> bool:
+    def _too_long(self, examples: Sequence[PackedExample]) -> bool:
         return self.max_length is not None and any(len(example.input_ids) > self.max_length for example in examples)
 
     def _finder(self, variables: Mapping[str, Any]) -> tuple[PartFinder, KnownParts]:

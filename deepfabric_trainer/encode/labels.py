@@ -14,12 +14,9 @@ from deepfabric_trainer.errors import TemplateError
 from deepfabric_trainer.schema import Message
 from deepfabric_trainer.template import Span
 
-IGNORED = -100
-"""The label of a token that is not trained, as PyTorch's cross-entropy and Hugging Face's collators have it."""
-
 
 def regions_of_tokens(encoding: Encoding, turns: Sequence[TrainedTurn]) -> list[Region]:
-    """Return the region of each token.
+    """Return the region of each token whose characters are known; all before them are context.
 
     A token belongs to the region that holds most of its characters; format yields to a field.
 
@@ -27,7 +24,7 @@ def regions_of_tokens(encoding: Encoding, turns: Sequence[TrainedTurn]) -> list[
         encoding (`Encoding`): T tokens, with the characters in the rendering of those in the turns, ascending.
         turns (`Sequence[TrainedTurn]`): What is trained, without overlap.
     Returns:
-        `list[Region]`: Length T.
+        `list[Region]`: Length T - first.
     Raises:
         TemplateError: If the offsets do not ascend.
     """
@@ -48,7 +45,7 @@ def regions_of_tokens(encoding: Encoding, turns: Sequence[TrainedTurn]) -> list[
             kind, (first, last) = pieces[min(position, len(pieces) - 1)]
             is_inside = first <= start < end <= last
             regions[token] = kind if is_inside else _region_of(start, end, pieces[position:])
-    return [Region.CONTEXT] * encoding.first + regions
+    return regions
 
 
 def tokens_within(offsets: Sequence[tuple[int, int]], span: Span) -> range:
@@ -61,13 +58,6 @@ def tokens_within(offsets: Sequence[tuple[int, int]], span: Span) -> range:
     while first < last and offsets[first][1] <= span.start:
         first += 1
     return range(first, last)
-
-
-def labels_of(encoding: Encoding, regions: Sequence[Region]) -> list[int]:
-    """Return the labels: the ids where they are trained, [`IGNORED`] elsewhere."""
-    first, context = encoding.first, Region.CONTEXT
-    pairs = zip(encoding.input_ids[first:], regions[first:], strict=True)
-    return [IGNORED] * first + [IGNORED if region is context else token for token, region in pairs]
 
 
 def weights_of(encoding: Encoding, turns: Sequence[TrainedTurn], messages: Sequence[Message]) -> list[float] | None:
@@ -94,16 +84,17 @@ def prove(
 ) -> None:
     """Require that the trained tokens of each turn decode to the turn, and that the last of them stops it.
 
+    The regions are those that `regions_of_tokens` gives.
+
     Raises:
         TemplateError: If they do not; it shows what they decode to.
     """
     context = Region.CONTEXT
     for turn in turns:
         path = f"messages[{turn.message}]"
-        places = tokens_within(encoding.offsets, turn.span)
-        within = range(encoding.first + places.start, encoding.first + places.stop)
+        within = tokens_within(encoding.offsets, turn.span)
         trained = [token for token in within if regions[token] is not context]
-        decoded = _decode([encoding.input_ids[position] for position in trained], tokenizer)
+        decoded = _decode([encoding.input_ids[encoding.first + token] for token in trained], tokenizer)
         expected = text[turn.span.start : turn.span.end]
         if expected not in decoded and not _is_like(expected, decoded, tokenizer):
             raise TemplateError(

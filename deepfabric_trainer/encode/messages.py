@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Sequence
 
 from deepfabric_trainer.encode.chunks import Encoding
-from deepfabric_trainer.encode.examples import EncodedExample
+from deepfabric_trainer.encode.examples import PackedExample
 from deepfabric_trainer.encode.known_parts import KnownParts
-from deepfabric_trainer.encode.labels import context_of, labels_of, prove, regions_of_tokens, tokens_within, weights_of
+from deepfabric_trainer.encode.labels import context_of, prove, regions_of_tokens, tokens_within, weights_of
 from deepfabric_trainer.encode.literals import find_literals, texts_with_control_tokens
 from deepfabric_trainer.encode.parts import Part, PartFinder, check_assistant, check_context
 from deepfabric_trainer.encode.regions import Region, TrainOn
@@ -45,7 +45,7 @@ class MessagesEncoder:
         """Return the texts of others than the assistant that hold control tokens."""
         return texts_with_control_tokens(messages, self.tools, self.tokenizer)
 
-    def encode(self, messages: Sequence[Message], foreign: set[str]) -> list[EncodedExample]:
+    def encode(self, messages: Sequence[Message], foreign: set[str]) -> list[PackedExample]:
         """Return the sequences that train the selected turns, each of them once.
 
         Args:
@@ -68,24 +68,23 @@ class MessagesEncoder:
         # Where control tokens are plain text, the fields are needed to tell them from the template's own.
         return find() if foreign else self.known.find(messages, self.tools, turns, find)
 
-    def _encode_part(self, part: Part, messages: Sequence[Message], foreign: set[str]) -> EncodedExample:
+    def _encode_part(self, part: Part, messages: Sequence[Message], foreign: set[str]) -> PackedExample:
         text = part.rendering.text
         start = min(turn.span.start for turn in part.turns)
         encoding = self._tokenize(part.rendering, messages, foreign, start)
         regions = regions_of_tokens(encoding, part.turns)
         prove(text, encoding, regions, part.turns, self.tokenizer.tokenizer)
-        return EncodedExample(
+        return PackedExample(
             encoding.input_ids,
-            labels_of(encoding, regions),
             regions,
+            encoding.first,
             text,
             weights=weights_of(encoding, part.turns, messages),
             contexts=tuple(context_of(turn, encoding) for turn in part.turns),
             unstopped_turns=sum(not turn.stops for turn in part.turns),
-            context_tokens=encoding.first,
         )
 
-    def _encode_all(self, messages: Sequence[Message], turns: list[int], foreign: set[str]) -> EncodedExample:
+    def _encode_all(self, messages: Sequence[Message], turns: list[int], foreign: set[str]) -> PackedExample:
         """Train every token, as TRL does by default, after the check that nothing was left out of the rendering."""
         rendering = self.finder.template.render_with_fields(messages, self.tools)
         check_context(rendering, messages, self.tools)
@@ -103,16 +102,15 @@ class MessagesEncoder:
                 fix="remove the row, or the `train` and `weight` of its messages",
                 path="messages",
             )
-        labels = labels_of(encoding, regions)
         weights = weights_of(encoding, found, messages)
         for index in set(turns) - {turn.message for turn in found}:
             # A turn that the whole rendering shows differently is weighed by its fields.
             if messages[index].get("weight", 1.0) != 1.0:
-                weights = weights or [1.0] * len(labels)
+                weights = weights or [1.0] * len(regions)
                 for token in _tokens_of(index, rendering, encoding.offsets):
                     weights[token] = messages[index]["weight"]
-        return EncodedExample(
-            encoding.input_ids, labels, regions, rendering.text, weights, lost_reasoning=lost_reasoning
+        return PackedExample(
+            encoding.input_ids, regions, encoding.first, rendering.text, weights, lost_reasoning=lost_reasoning
         )
 
     def _tokenize(

@@ -1,6 +1,7 @@
 """Tokenizing a rendering, with control tokens that somebody wrote into it encoded as the plain text that they are."""
 
 import re
+from array import array
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -43,11 +44,11 @@ class RenderingTokenizer:
         """
         if not literal:
             return self._chunks.encode(text, start)
-        ids: list[int] = []
+        ids = array("i")
         offsets: list[tuple[int, int]] = []
         for (begin, end), is_literal in _pieces(len(text), literal):
             more, places = self._encode_piece(text[begin:end], is_literal)
-            ids += more
+            ids.extend(more)
             offsets += [(begin + first, begin + last) for first, last in places]
         return Encoding(ids, offsets)
 
@@ -62,7 +63,7 @@ class RenderingTokenizer:
 
     def _encode(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         encoding = self._chunks.encode_whole(text)
-        return encoding.input_ids, encoding.offsets
+        return encoding.input_ids.tolist(), encoding.offsets
 
     def _encode_literal(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Run the tokenizer's steps without the one that takes added tokens out."""

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from datasets import Dataset
 
-from deepfabric_trainer.encode import Context, EncodedExample
+from deepfabric_trainer.encode import Context
+from deepfabric_trainer.encode.examples import PackedExample
 from deepfabric_trainer.prepare.rows import PreparedRow
 from deepfabric_trainer.validate import Finding, Rule, Severity
 
@@ -89,7 +90,7 @@ def account_of_row(prepared: PreparedRow) -> dict[str, Any]:
     return {name: value for name, value in account.items() if value}
 
 
-def account_of_example(example: EncodedExample | None) -> dict[str, Any]:
+def account_of_example(example: PackedExample | None) -> dict[str, Any]:
     """Return what there is to say about an example."""
     if example is None:
         return {}

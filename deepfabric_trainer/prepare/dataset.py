@@ -242,7 +242,7 @@ class _StreamEncoding:
         examples: list[EncodedExample] = []
         rows: list[int] = []
         for place, (number, prepared) in enumerate(self._encoding.prepare(batch, indices)):
-            examples += prepared.examples
+            examples += [example.unpacked() for example in prepared.examples]
             rows += [place] * len(prepared.examples)
             if prepared.examples:
                 continue

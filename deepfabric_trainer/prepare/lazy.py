@@ -122,7 +122,7 @@ class EncodedOnDemand(torch.utils.data.Dataset[Example]):
         (prepared,) = self._prepare([number])
         if not prepared.examples:
             raise self._refusal(number, prepared)
-        return self._shown(prepared.examples[0])
+        return self._shown(prepared.examples[0].unpacked())
 
     def __getitems__(self, indices: Sequence[int]) -> list[Example]:
         """Return all the examples of rows, in order: those of a row one after the other.
@@ -164,7 +164,7 @@ class EncodedOnDemand(torch.utils.data.Dataset[Example]):
                 self._leave_out(number, prepared)
             for remark in remarks(prepared):
                 self._say_once(number, remark)
-            examples += [self._shown(example) for example in prepared.examples]
+            examples += [self._shown(example.unpacked()) for example in prepared.examples]
         return examples
 
     def _prepare(self, numbers: list[int]) -> list[PreparedRow]:

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from deepfabric_trainer.encode import ConversationEncoder, EncodedExample, EncodedRow
+from deepfabric_trainer.encode import ConversationEncoder, EncodedRow
+from deepfabric_trainer.encode.examples import PackedExample
 from deepfabric_trainer.errors import DataFormatError, DeepFabricTrainerError, RowTooLongError, TemplateError
 from deepfabric_trainer.schema import normalize_row
 from deepfabric_trainer.schema.shared_tools import SharedTools
@@ -23,10 +24,10 @@ class PreparedRow:
     """
 
     findings: list[Finding]
-    encoded: EncodedRow | None = None
+    encoded: EncodedRow[PackedExample] | None = None
 
     @property
-    def examples(self) -> list[EncodedExample]:
+    def examples(self) -> list[PackedExample]:
         """Its examples, none when it is rejected."""
         return [] if self.encoded is None else self.encoded.examples
 
@@ -68,7 +69,7 @@ class RowPreparer:
         if self._check and any(finding.severity is Severity.ERROR for finding in findings):
             return PreparedRow(findings)
         try:
-            encoded = self._encoder.encode_conversation(conversation, row.get("chat_template_kwargs"))
+            encoded = self._encoder.encode_packed(conversation, row.get("chat_template_kwargs"))
             return PreparedRow(findings, encoded)
         except RowTooLongError as error:
             return PreparedRow([*findings, _finding(number, error, Rule.TOO_LONG)])

@@ -1,7 +1,6 @@
 """From encoded examples to Arrow tables, which also carry an account of the rows."""
 
 import json
-import struct
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from datasets import List, Value
 
-from deepfabric_trainer.encode import EncodedExample
+from deepfabric_trainer.encode.examples import IGNORED, EncodedExample, PackedExample
 from deepfabric_trainer.prepare.accounts import account_of_example, account_of_row
 from deepfabric_trainer.prepare.rows import PreparedRow
 
@@ -23,7 +22,6 @@ EXAMPLE_FEATURES = {
 """What training needs. `weights` is empty in examples whose tokens all weigh 1."""
 ACCOUNT_FEATURES = {"row": Value("int64"), "account": Value("string")}
 """The row that an example is of, and the JSON text of what there is to say about it; mostly nothing."""
-_IGNORED = -100
 _NUMPY_TYPES: dict[str, Any] = {"input_ids": np.int32, "labels": np.int32, "regions": np.int8, "weights": np.float32}
 
 _Array = npt.NDArray[Any]
@@ -49,23 +47,20 @@ def example_columns(examples: Sequence[EncodedExample]) -> dict[str, list[Any]]:
     return {name: [getattr(example, name) or [] for example in examples] for name in EXAMPLE_FEATURES}
 
 
-def _arrays(example: EncodedExample | None) -> dict[str, _Array]:
+def _arrays(example: PackedExample | None) -> dict[str, _Array]:
     if example is None:
         return {name: np.empty(0, kind) for name, kind in _NUMPY_TYPES.items()}
-    # `struct` reads a list twice as fast as NumPy does.
-    input_ids = np.frombuffer(struct.pack(f"={len(example.input_ids)}i", *example.input_ids), np.int32)
-    before = example.context_tokens
-    regions = np.frombuffer(bytes(before) + bytes(example.regions[before:]), np.int8)
-    # What is trained is what has a region: cheaper than to go through a third list.
-    labels = np.where(regions, input_ids, np.int32(_IGNORED))
+    input_ids = np.frombuffer(example.input_ids, np.int32)
+    regions = np.frombuffer(bytes(example.first) + bytes(example.regions), np.int8)
+    labels = np.where(regions, input_ids, np.int32(IGNORED))
     weights = np.array(example.weights or (), np.float32)
     return {"input_ids": input_ids, "labels": labels, "regions": regions, "weights": weights}
 
 
-def _entries(prepared: PreparedRow) -> Iterator[tuple[EncodedExample | None, dict[str, Any]]]:
+def _entries(prepared: PreparedRow) -> Iterator[tuple[PackedExample | None, dict[str, Any]]]:
     """Give each example with its account; what concerns the row as a whole stands in the first."""
     whole = account_of_row(prepared)
-    examples: Sequence[EncodedExample | None] = prepared.examples or [None]
+    examples: Sequence[PackedExample | None] = prepared.examples or [None]
     for example in examples:
         yield example, {**whole, **account_of_example(example)}
         whole = {}

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow.compute as pc
 from datasets import Dataset, IterableDataset
 
-from deepfabric_trainer.encode.labels import IGNORED
+from deepfabric_trainer.encode.examples import IGNORED
 from deepfabric_trainer.encode.regions import Region
 from deepfabric_trainer.errors import ConfigError, DataFormatError
 from deepfabric_trainer.prepare.writing import EXAMPLE_FEATURES

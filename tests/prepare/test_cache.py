@@ -45,9 +45,9 @@ from tests.fixtures.tiny import tiny_tokenizer, tool_rows
 
 encoded = []
 class Counting(ConversationEncoder):
-    def encode_conversation(self, *args):
+    def encode_packed(self, *args):
         encoded.append(args)
-        return super().encode_conversation(*args)
+        return super().encode_packed(*args)
 
 tokenizer = tiny_tokenizer()
 if sys.argv[1]:
@@ -66,7 +66,7 @@ for rows in (in_memory, from_file):
 def encoded() -> Iterator[mock.Mock]:
     """Counts the conversations that are encoded."""
     with mock.patch.object(
-        ConversationEncoder, "encode_conversation", autospec=True, side_effect=ConversationEncoder.encode_conversation
+        ConversationEncoder, "encode_packed", autospec=True, side_effect=ConversationEncoder.encode_packed
     ) as counted:
         yield counted
 
