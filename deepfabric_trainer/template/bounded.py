@@ -4,6 +4,7 @@ A template is compiled to Python that counts its own steps: each turn of a loop,
 and what can make much of little is looked at before. What is rendered is the same, to the byte.
 """
 
+import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -48,6 +49,16 @@ _PIECES = 1024
 _OF_NO_USE = ("lipsum",), ("urlize", "xmlattr")
 """Globals and filters that write HTML, at any length."""
 _SWAP = RLock()
+
+
+def _renew_lock() -> None:
+    """Begin a forked process with a lock of its own: nobody there would release one that another thread held."""
+    global _SWAP
+    _SWAP = RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
 
 
 class BoundedTemplates:

@@ -1,4 +1,7 @@
+import os
 import resource
+import signal
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from time import thread_time
@@ -10,6 +13,7 @@ from deepfabric_trainer import ConversationEncoder, parse_tool_calls, validate_d
 from deepfabric_trainer.errors import TemplateError
 from deepfabric_trainer.schema import Message
 from deepfabric_trainer.template import ChatTemplate, appended, watch_of
+from deepfabric_trainer.template.bounded import BoundedTemplates
 from deepfabric_trainer.template.budget import Budget
 from tests.fixtures.tiny import CHAT_TEMPLATE, TOOLS, tiny_tokenizer, tool_rows
 from tests.security.hostile_templates import REFUSED, TOO_LARGE, TOO_LONG
@@ -126,3 +130,27 @@ def test_two_threads_have_a_clock_each() -> None:
     with ThreadPoolExecutor(1) as other:
         assert abs(other.submit(budget._seconds).result()) < 0.1
     assert budget._seconds() < 0.1
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # of forks beside threads, from Python 3.12 on
+def test_a_fork_while_another_thread_renders_in_public_waits_for_nobody() -> None:
+    entered, leave = threading.Event(), threading.Event()
+
+    def render() -> None:
+        with BoundedTemplates().in_public():
+            entered.set()
+            leave.wait()
+
+    thread = threading.Thread(target=render)
+    thread.start()
+    entered.wait()
+    child = os.fork()
+    if not child:
+        signal.alarm(20)  # ends a child that waits
+        with BoundedTemplates().in_public():
+            os._exit(7)
+    leave.set()
+    thread.join()
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 7
