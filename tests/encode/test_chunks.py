@@ -1,6 +1,7 @@
 import logging
 import re
 from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -103,6 +104,7 @@ LINES = [
         "1" * 70,
     ),
     *("You are a helper who does what is asked of it, and nothing else.", "\t", "\r", "x  ", "\u3000", "a\u2028"),
+    TOOL % "search " * 4,
 ]
 
 
@@ -124,6 +126,18 @@ def test_the_tokens_of_any_text_are_those_of_the_whole(name: str) -> None:
         assert all(end <= start for _, end in whole.offsets[: found.first])
 
     encode()
+
+
+def test_a_tool_in_front_of_what_is_trained_is_tokenized_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunks, "_FIRST", 0)
+    encoder = ChunkTokenizer(SAFE["qwen"]())
+    tools = [f"{TOOL % name} {'Of many words. ' * 12}" for name in ("search", "send", "fetch", "book")]
+    first, second = "\n".join([*tools, "question one"]), "\n".join([*reversed(tools), "question two"])
+    encoder.encode(first, first.index("question"))
+    with mock.patch.object(encoder, "_run", side_effect=encoder._run) as run:
+        found = encoder.encode(second, second.index("question"))
+    assert [call.args for call in run.call_args_list] == [("question two",)]
+    assert found.input_ids == encoder.encode_whole(second).input_ids
 
 
 def test_known_beginnings_are_left_out_of_the_offsets() -> None:
