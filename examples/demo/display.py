@@ -62,7 +62,7 @@ def accuracy_line(metrics: Mapping[str, float]) -> str:
     return (
         f"exact match [bold]{metrics['eval_tool_call_exact_match']:.2f}[/]  right name "
         f"{metrics['eval_tool_call_name']:.2f}  parsed {metrics['eval_tool_call_parsed']:.2f}  "
-        f"({count} held-out prompts)"
+        f"({count} prompts)"
     )
 
 

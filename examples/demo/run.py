@@ -69,11 +69,11 @@ class Settings:
     output: Path = Path("runs/demo")
     max_steps: int = 72
     batch_size: int = 8
-    learning_rate: float = 2e-3
+    learning_rate: float = 3e-3
     prompts: int = 60
-    prompts_during: int = 24
-    eval_steps: int = 30
-    target: float = 0.85
+    prompts_during: int = 30
+    eval_steps: int = 15
+    target: float = 0.8
     patience: int = 3
     max_new_tokens: int = 104
     seed: int = 0
