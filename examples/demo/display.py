@@ -100,9 +100,9 @@ def print_samples(result: GenerationResult, console: Console, count: int = 6) ->
     wrong = [sample for sample in ordered if not sample.score.exact_match][: count // 2]
     right = [sample for sample in ordered if sample.score.exact_match][: count - len(wrong)]
     table = Table(title="Samples", title_justify="left", header_style="bold", show_lines=True)
-    table.add_column("request", ratio=3)
-    table.add_column("expected", ratio=3)
-    table.add_column("generated", ratio=3)
+    table.add_column("request", ratio=2)
+    table.add_column("expected", ratio=3, overflow="fold")
+    table.add_column("generated", ratio=3, overflow="fold")
     table.add_column("", width=5)
     for sample in [*right, *wrong]:
         verdict = "[green]right[/]" if sample.score.exact_match else "[red]wrong[/]"
