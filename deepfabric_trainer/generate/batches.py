@@ -80,8 +80,8 @@ class BatchGenerator:
     [`SharedPasts`] computes what stands before the last tokens. Rows that have ended leave the batch when half of it
     has.
 
-    Where the model's past cannot be shared, which is tried with the first generator of a model, plain left-padded
-    batches give the same result, and the log says why.
+    Where the model's past cannot be shared, which is tried with the first generator of a model, plain batches give the
+    same result, and the log says why.
 
     Args:
         model (`PreTrainedModel` or `PeftModel`): In [`generation_mode`], and not changed in the meantime.
@@ -118,7 +118,7 @@ class BatchGenerator:
         self._sharing = find_sharing(model)
         if self._sharing.why_not is not None:
             name = type(model).__name__
-            _warn_once(f"{name} {self._sharing.why_not}: its prompts are generated in plain padded batches")
+            _warn_once(f"{name} {self._sharing.why_not}: its prompts are generated in plain batches")
         prefill = Prefill(model, pad_token_id)
         self._options = prefill.options
         self._pasts = SharedPasts(prompts, prefill, max_new_tokens)

@@ -1,7 +1,7 @@
-"""Generation in left-padded batches, for models whose past cannot be shared; and which models these are."""
+"""Generation in plain batches, for models whose past cannot be shared; and which models these are."""
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,10 +21,9 @@ def why_not_shared(model: Any) -> str | None:
     Args:
         model (`PreTrainedModel` or `PeftModel`): Without distributed wrappers.
     """
-    adapters = getattr(model, "peft_config", None) or {}
-    if any(adapter.is_prompt_learning for adapter in adapters.values()):
+    if _has_virtual_tokens(model):
         return "has a prompt-learning adapter, whose virtual tokens stand before every prompt"
-    if any(getattr(adapter, "alora_invocation_tokens", None) for adapter in adapters.values()):
+    if any(getattr(adapter, "alora_invocation_tokens", None) for adapter in _adapters_of(model)):
         return "has an adapter that is switched on by tokens of the prompt"
     base = base_of(model)
     config = base.config
@@ -53,6 +52,9 @@ def generate_plain(
 ) -> list[list[int]]:
     """Continue a batch of prompts greedily with the model's own `generate`.
 
+    Shorter prompts are padded on the left. Behind virtual tokens those of each length are a batch of their own: PEFT
+    does not tell the model where a padded prompt begins, and how far it is from its virtual tokens matters.
+
     Args:
         model (`PreTrainedModel` or `PeftModel`): In generation mode.
         prompts (`list[list[int]]`): Token ids, B lists of length T_i > 0.
@@ -73,16 +75,15 @@ def generate_plain(
         eos_token_id=sorted(stops) or None,
         pad_token_id=pad_token_id,
     )
-    longest = max(map(len, prompts))
-    ids = [[pad_token_id] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
-    mask = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
-    inputs = {
-        "input_ids": torch.tensor(ids, device=model.device),
-        "attention_mask": torch.tensor(mask, device=model.device),
-    }
-    criteria = StoppingCriteriaList([] if has_ended is None else [_Ends(has_ended, longest)])
-    output = model.generate(**inputs, generation_config=config, stopping_criteria=criteria)
-    return [_cut(row, stops, has_ended) for row in output[:, longest:].tolist()]
+    continuations: dict[int, list[int]] = {}
+    for batch in _of_one_length(prompts) if _has_virtual_tokens(model) else [range(len(prompts))]:
+        inputs = _left_padded([prompts[index] for index in batch], pad_token_id, model.device)
+        begin = inputs["input_ids"].shape[1]
+        criteria = StoppingCriteriaList([] if has_ended is None else [_Ends(has_ended, begin)])
+        output = model.generate(**inputs, generation_config=config, stopping_criteria=criteria)
+        continued = [_cut(row, stops, has_ended) for row in output[:, begin:].tolist()]
+        continuations.update(zip(batch, continued, strict=True))
+    return [continuations[index] for index in range(len(prompts))]
 
 
 def base_of(model: Any) -> Any:
@@ -95,6 +96,14 @@ def forward_parameters(base: Any) -> Iterable[str]:
     return inspect.signature(type(base).forward).parameters
 
 
+def _adapters_of(model: Any) -> Collection[Any]:
+    return (getattr(model, "peft_config", None) or {}).values()
+
+
+def _has_virtual_tokens(model: Any) -> bool:
+    return any(adapter.is_prompt_learning for adapter in _adapters_of(model))
+
+
 def _is_chunked(config: Any) -> bool:
     types = getattr(config, "layer_types", None) or ()
     return "chunked_attention" in types or getattr(config, "attention_chunk_size", None) is not None
@@ -104,6 +113,21 @@ def _rope_types(config: Any) -> set[Any]:
     """Return the kinds of position embeddings, of which families with several kinds of layers have one for each."""
     parameters = getattr(config, "rope_parameters", None) or {}
     return {one.get("rope_type") for one in (parameters, *parameters.values()) if isinstance(one, Mapping)}
+
+
+def _of_one_length(prompts: Sequence[list[int]]) -> Iterable[list[int]]:
+    """Return the indices of the prompts of each length."""
+    batches: dict[int, list[int]] = {}
+    for index, prompt in enumerate(prompts):
+        batches.setdefault(len(prompt), []).append(index)
+    return batches.values()
+
+
+def _left_padded(prompts: Sequence[list[int]], pad_token_id: int, device: torch.device) -> dict[str, torch.Tensor]:
+    longest = max(map(len, prompts))
+    ids = [[pad_token_id] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
+    mask = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+    return {"input_ids": torch.tensor(ids, device=device), "attention_mask": torch.tensor(mask, device=device)}
 
 
 def _cut(tokens: list[int], stops: set[int], has_ended: HasEnded | None) -> list[int]:

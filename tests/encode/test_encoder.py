@@ -508,6 +508,7 @@ def test_control_tokens_that_the_assistant_wrote_are_its_own() -> None:
     assert tiny_tokenizer().convert_tokens_to_ids("<|endoftext|>") in encoded.examples[0].input_ids
 
 
+@sanitizes
 def test_control_tokens_on_a_real_tokenizer_are_encoded_as_transformers_does(assets: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(assets / "qwen3")
     row = copy.deepcopy(ROW)

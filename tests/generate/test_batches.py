@@ -4,7 +4,9 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, PrefixTuningConfig, get_peft_model
+import transformers
+from packaging.version import Version
+from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
 from transformers import (
     AutoModelForCausalLM,
     DeepseekV3Config,
@@ -250,6 +252,10 @@ LATENT = {
     "n_group": 1,
     "topk_group": 1,
 }
+causal_doge = pytest.mark.skipif(
+    Version(transformers.__version__) < Version("5.18"),
+    reason="tokens of Doge see those after them where nothing is padded, before transformers 5.18",
+)
 DYNAMIC = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
 
 
@@ -284,7 +290,7 @@ def small(config_class: Any, **options: Any) -> Any:
         ),
         (DeepseekV3Config, "sdpa", LATENT),
         (DiffLlamaConfig, "sdpa", {}),
-        (DogeConfig, "sdpa", {}),
+        pytest.param(DogeConfig, "sdpa", {}, marks=causal_doge),
         (HrmTextConfig, "sdpa", {}),
         (JetMoeConfig, "sdpa", {"num_local_experts": 4, "kv_channels": 8}),
     ],
@@ -330,7 +336,7 @@ def test_other_models_fall_back_and_say_so_once(caplog, config, reason):
     alone = [generate_with_shared_prefix(model, [prompt], **OPTIONS)[0] for prompt in PROMPTS]
     with caplog.at_level(logging.WARNING, logger="deepfabric_trainer"):
         assert generate_with_shared_prefix(model, PROMPTS, **OPTIONS) == alone
-    messages = [record.message for record in caplog.records if "plain padded batches" in record.message]
+    messages = [record.message for record in caplog.records if "plain batches" in record.message]
     assert len(messages) == 1
     assert reason in messages[0]
 
@@ -358,10 +364,11 @@ def test_lora(tiny_model):
     assert generate_with_shared_prefix(model, PROMPTS, **OPTIONS) == rows
 
 
-def test_prefix_tuning_falls_back(tiny_model, caplog):
+# PEFT leaves out the positions that `generate` gives it, and says so of prompts that are not padded too.
+@pytest.mark.filterwarnings("ignore:Position ids are not supported:UserWarning")
+@pytest.mark.parametrize("adapter", [PrefixTuningConfig, PromptTuningConfig])
+def test_behind_virtual_tokens_prompts_are_continued_as_alone(tiny_model, caplog, adapter):
     batches._warn_once.cache_clear()
-    model = randomized(get_peft_model(tiny_model, PrefixTuningConfig(num_virtual_tokens=4, task_type="CAUSAL_LM")))
-    together = generate_with_shared_prefix(model, PROMPTS, **OPTIONS)
-    alone = [generate_with_shared_prefix(model, [prompt], **OPTIONS)[0] for prompt in PROMPTS]
-    assert together == alone
+    model = randomized(get_peft_model(tiny_model, adapter(num_virtual_tokens=4, task_type="CAUSAL_LM")))
+    assert generate_with_shared_prefix(model, PROMPTS, **OPTIONS) == expected(model)
     assert "prompt-learning adapter" in caplog.text

@@ -8,7 +8,7 @@ from transformers import get_constant_schedule
 
 from deepfabric_trainer import DeepFabricTrainer
 from tests.fixtures.tiny import tiny_model, tiny_tokenizer
-from tests.parity.features import EVALUATES, Feature, rows
+from tests.parity.features import EVALUATES, NLL, Feature, rows
 from tests.parity.runs import (
     TRAINERS,
     assert_same_history,
@@ -57,7 +57,7 @@ def test_a_trainer_trains_twice(columns: Any, tmp_path: Path) -> None:
 
 
 def test_log_entries_have_the_keys_of_sft_trainer_in_its_order(tmp_path: Path) -> None:
-    options = {**EVALUATES, "loss_type": "nll"}  # trl's default since 1.15; the one before has an order of its own
+    options = {**EVALUATES, **NLL}  # the default before it has an order of its own
     feature = Feature("log", rows(CHATS), options, lambda: {"eval_dataset": Dataset.from_list(CHATS[:3])})
     expected, found = (
         train(make_trainer(trainer_class, feature, tmp_path / trainer_class.__name__)).history

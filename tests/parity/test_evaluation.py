@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 from datasets import Dataset
 
-from tests.parity.features import Feature, rows
+from tests.parity.features import NLL, Feature, rows
 from tests.parity.runs import (
     TRAINERS,
     assert_same_metrics,
@@ -20,9 +20,7 @@ pytestmark = [
 
 @pytest.mark.parametrize("columns", [TEXTS, QUESTIONS, CHATS], ids=["text", "prompt-completion", "messages"])
 def test_evaluation_before_training_and_predictions(columns: Any, tmp_path: Path) -> None:
-    # Before trl 1.15 "chunked_nll" is the default there, which predicts no logits.
-    options = {"loss_type": "nll"}
-    feature = Feature("evaluation", rows(columns), options, lambda: {"eval_dataset": Dataset.from_list(columns[:3])})
+    feature = Feature("evaluation", rows(columns), NLL, lambda: {"eval_dataset": Dataset.from_list(columns[:3])})
     trainers = [make_trainer(trainer_class, feature, tmp_path / trainer_class.__name__) for trainer_class in TRAINERS]
     expected, found = (trainer.evaluate() for trainer in trainers)
     assert_same_metrics(found, expected)

@@ -31,7 +31,7 @@ def assert_same_rows(found: Any, expected: Any) -> None:
 
 @pytest.mark.parametrize("feature", FEATURES, ids=lambda feature: feature.name)
 def test_a_run_is_that_of_sft_trainer(feature: Feature, tmp_path: Path) -> None:
-    # One after the other: a trainer sets the seed when it is made.
+    # One after the other: what is drawn in a run follows from the seed at its beginning.
     expected, found = (
         train(make_trainer(trainer_class, feature, tmp_path / trainer_class.__name__))
         for trainer_class in (SFTTrainer, DeepFabricTrainer)

@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import json
 import pickle
 import subprocess
 import sys
@@ -71,10 +72,15 @@ def encoded() -> Iterator[mock.Mock]:
         yield counted
 
 
+def write_rows(path: Path) -> None:
+    # Not with `Dataset.to_json`: datasets 4.7 writes columns of JSON as text in quotes.
+    path.write_text("".join(json.dumps(row) + "\n" for row in tool_rows()), encoding="utf-8")
+
+
 @pytest.fixture
 def in_file(tmp_path: Path) -> Dataset:
     """The rows of a file, which `datasets` caches beside the others."""
-    to_dataset(tool_rows()).to_json(tmp_path / "rows.jsonl")
+    write_rows(tmp_path / "rows.jsonl")
     return load_dataset("json", data_files=str(tmp_path / "rows.jsonl"), split="train", cache_dir=tmp_path / "cache")
 
 
@@ -196,7 +202,7 @@ def test_without_a_cache_nothing_is_looked_up(encoded: mock.Mock) -> None:
 
 @pytest.mark.slow
 def test_a_second_process_finds_what_the_first_one_prepared(tmp_path: Path) -> None:
-    to_dataset(tool_rows()).to_json(tmp_path / "rows.jsonl")
+    write_rows(tmp_path / "rows.jsonl")
 
     def run(added_token: str = "") -> list[list[int]]:
         command = [sys.executable, "-c", _SCRIPT, added_token, str(tmp_path / "rows.jsonl")]

@@ -3,10 +3,12 @@
 from argparse import Namespace
 
 import numpy as np
+import pytest
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.commands.launch import launch_command_parser, prepare_simple_launcher_cmd_env
 from accelerate.utils import (
+    DataLoaderConfiguration,
     DistributedType,
     broadcast_object_list,
     extract_model_from_parallel,
@@ -73,6 +75,31 @@ def test_samplers() -> None:
     assert sampler.epoch == 3
     skipped = accelerator.skip_first_batches(prepared, 1)
     assert len(list(skipped)) == 1
+
+
+_BEGUN: list[int] = []
+"""The numbers of the workers that have begun in this process."""
+
+
+def _begun(rows: list[str]) -> torch.Tensor:
+    return torch.tensor(_BEGUN)
+
+
+@Seam(
+    "accelerate",
+    "base_dataloader, the loader inside of a prepared one, whose worker_init_fn begins the workers of both",
+    "deepfabric_trainer/loader_signals.py",
+)
+@pytest.mark.parametrize("dispatched", [False, True])
+def test_the_loader_inside_of_a_prepared_one(dispatched: bool) -> None:
+    accelerator = Accelerator(cpu=True, dataloader_config=DataLoaderConfiguration(dispatch_batches=dispatched))
+    prepared = accelerator.prepare_data_loader(DataLoader(["a", "b"], num_workers=1, collate_fn=_begun))
+    assert prepared.base_dataloader.num_workers == 1
+    assert prepared.base_dataloader.worker_init_fn is None
+    prepared.base_dataloader.worker_init_fn = _BEGUN.append
+    assert [batch.tolist() for batch in prepared] == [[0], [0]]
+    # A run that goes on from the middle of an epoch.
+    assert [batch.tolist() for batch in accelerator.skip_first_batches(prepared, 1)] == [[0]]
 
 
 @Seam(

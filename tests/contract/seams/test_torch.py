@@ -6,6 +6,7 @@ import torch
 from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
 from torch.distributed.fsdp._fully_shard._fsdp_param_group import FSDPParamGroup
 from torch.distributed.fsdp._fully_shard._fsdp_state import FSDPState
+from torch.utils.data import DataLoader
 
 from tests.contract.seams.seam import Seam
 
@@ -27,6 +28,27 @@ def test_torch() -> None:
     schedule = torch.optim.lr_scheduler.SequentialLR(optimizer, parts, milestones=[1])
     assert schedule._schedulers == parts
     assert len(parts[0].base_lrs) == len(parts[0]._last_lr) == 1
+
+
+_BEGUN: list[int] = []
+"""The numbers of the workers that have begun in this process."""
+
+
+def _begun(rows: list[str]) -> list[int]:
+    return list(_BEGUN)
+
+
+@Seam(
+    "torch",
+    "DataLoader.worker_init_fn, which may be set until the workers start, and is called in each with its number",
+    "deepfabric_trainer/loader_signals.py",
+)
+def test_workers() -> None:
+    loader = DataLoader(["a", "b"], num_workers=2, collate_fn=_begun)
+    assert (loader.num_workers, loader.worker_init_fn) == (2, None)
+    loader.worker_init_fn = _BEGUN.append
+    assert list(loader) == [[0], [1]]
+    assert _BEGUN == []
 
 
 @Seam(
