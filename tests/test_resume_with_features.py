@@ -34,11 +34,11 @@ KINDS: dict[str, tuple[Kind, tuple[int, ...]]] = {
         Kind({"gradient_accumulation_steps": 3, "per_device_train_batch_size": 1, "num_train_epochs": 1.5}),
         EVERYWHERE,
     ),
-    "trl's packing": (Kind(PACKS), EVERYWHERE),
+    "trl's packing": (Kind(PACKS), LATE),
     "trl's bfd": (Kind(PACKS, plain=True), LATE),
     "trl's bfd_split": (Kind({**PACKS, "packing_strategy": "bfd_split"}, plain=True), LATE),
     "trl's wrapped": (Kind({**PACKS, "packing_strategy": "wrapped"}, plain=True), LATE),
-    "lazy": (Kind({"preparation": "lazy"}), EVERYWHERE),
+    "lazy": (Kind({"preparation": "lazy"}), LATE),
     "lazy with workers": (Kind({"preparation": "lazy", **WORKERS}), LATE),
     "workers that persist": (
         Kind(
@@ -49,7 +49,7 @@ KINDS: dict[str, tuple[Kind, tuple[int, ...]]] = {
     ),
     "stream": (Kind({"max_steps": 6}, stream=True), EVERYWHERE),
     "stream by epochs": (Kind({**EPOCH, "max_steps": 7}, stream=True, evaluates=True), (4, 5, 7)),
-    "neftune": (Kind({"neftune_noise_alpha": 5}), EVERYWHERE),
+    "neftune": (Kind({"neftune_noise_alpha": 5}), LATE),
     "lora": (Kind({"batching": "shared_prefix"}, trainer=lora), LATE),
     "modules to save": (Kind(trainer=partial(lora, modules_to_save=["lm_head"], use_dora=True)), LATE),
     "epochs": (Kind(EPOCH, evaluates=True), (4, 6)),
