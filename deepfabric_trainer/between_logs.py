@@ -37,6 +37,7 @@ def save_sums(trainer: Any, checkpoint: Path) -> None:
         "total_loss": trainer._total_loss_scalar,
         "first_step": trainer._sums_from,
         "is_in_training_mode": trainer.model.training,
+        "is_behind_epoch": not (trainer._is_in_step or trainer.control.should_training_stop),
         "last_logged_step": trainer._globalstep_last_logged,
         "metrics": dict(trainer._metrics["train"]),
         "num_tokens": trainer._total_train_tokens,
@@ -58,7 +59,7 @@ def restore_sums(trainer: Any, checkpoint: Path) -> int:
     Returns:
         `int`: The step from which the sum of the losses goes: 0, if they are of the whole run.
     """
-    sums = _read(_path(checkpoint, trainer.args.process_index)) or _read(_path(checkpoint, 0))
+    sums = _sums_of(trainer, checkpoint)
     logged = _last_logged(trainer.state.log_history)
     trainer._total_train_tokens = int(sums.get("num_tokens", logged.get("num_tokens", 0)))
     trainer._step.computed_tokens = int(sums.get("num_computed_tokens", logged.get("num_computed_tokens", 0)))
@@ -74,6 +75,15 @@ def restore_sums(trainer: Any, checkpoint: Path) -> int:
         dtype = torch.float32 if device.type == "mps" else torch.float64
         trainer.region_metrics.restore("train", torch.tensor(sums["regions"], dtype=dtype, device=device))
     return int(sums["first_step"])
+
+
+def is_behind_epoch(trainer: Any, checkpoint: Path) -> bool:
+    """Tell whether a checkpoint was written when an epoch was over, which no step shows where rows are a stream."""
+    return bool(_sums_of(trainer, checkpoint).get("is_behind_epoch"))
+
+
+def _sums_of(trainer: Any, checkpoint: Path) -> dict[str, Any]:
+    return _read(_path(checkpoint, trainer.args.process_index)) or _read(_path(checkpoint, 0))
 
 
 def _path(checkpoint: Path, process: int) -> Path:

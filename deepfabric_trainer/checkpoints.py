@@ -23,6 +23,7 @@ UNFINISHED = "checkpoint-is-incomplete.txt"
 
 _NAME = re.compile(r"checkpoint-(\d+)")
 _STATE = "trainer_state.json"
+_RANDOM = "rng_state*.pth"
 _ZIPS = (".pt", ".pth", ".bin")
 _ZIP_MAGIC = b"PK\x03\x04"
 
@@ -163,6 +164,34 @@ def choose_checkpoint(wanted: Any, run: Path) -> Any:
             fix="begin anew, without `resume_from_checkpoint`",
         )
     return True if chosen is None else str(chosen)
+
+
+def warn_of_lacks(checkpoint: Any) -> None:
+    """Say so if a run goes on from a checkpoint that `save_only_model` has left without the state of the run.
+
+    Args:
+        checkpoint (`str` or `bool`, *optional*): What `choose_checkpoint` has returned.
+    """
+    if isinstance(checkpoint, str) and Path(checkpoint, _STATE).is_file() and not any(Path(checkpoint).glob(_RANDOM)):
+        logger.warning(
+            "%s holds the model only, as `save_only_model=True` makes it: the run goes on from its weights and its "
+            "step, but optimizer, schedule of the learning rate and random numbers begin anew, so that it does not "
+            "end as a run that was not stopped",
+            checkpoint,
+        )
+
+
+def find_best(state: Any, checkpoint: Path) -> str | None:
+    """Return the best checkpoint of a run that goes on: the one beside, if it is there.
+
+    The path that was noted is the one of its time: relative to another folder, or of another place of the run.
+
+    Args:
+        state (`TrainerState`): As it was noted.
+        checkpoint (`Path`): What the run goes on from.
+    """
+    best = checkpoint.parent / f"checkpoint-{state.best_global_step}"
+    return str(best) if best.is_dir() else state.best_model_checkpoint
 
 
 def _newest_whole_with_a_word(run: Path) -> tuple[Path | None, dict[Path, str]]:

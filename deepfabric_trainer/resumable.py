@@ -9,14 +9,22 @@ from typing import Any
 
 from accelerate.utils import broadcast_object_list
 from transformers import TrainerCallback
-from transformers.trainer_utils import has_length
+from transformers.trainer_utils import SaveStrategy, has_length
 from trl import SFTTrainer
 
-from deepfabric_trainer.between_logs import forget_sums, restore_sums, save_sums
+from deepfabric_trainer.between_logs import forget_sums, is_behind_epoch, restore_sums, save_sums
 from deepfabric_trainer.callbacks._journal import RunEvent, journal_of
-from deepfabric_trainer.checkpoints import begin_checkpoint, choose_checkpoint, delete_older, finish_checkpoint
+from deepfabric_trainer.checkpoints import (
+    begin_checkpoint,
+    choose_checkpoint,
+    delete_older,
+    find_best,
+    finish_checkpoint,
+    warn_of_lacks,
+)
 from deepfabric_trainer.errors import ConfigError
 from deepfabric_trainer.interruption import Interruption
+from deepfabric_trainer.loader_seeds import draw_apart
 from deepfabric_trainer.loader_signals import outlast
 from deepfabric_trainer.run_callbacks import put_readers_last
 from deepfabric_trainer.save_errors import CHECKPOINT, explaining_failed_saves
@@ -29,6 +37,9 @@ class ResumableTrainer(SFTTrainer):
 
     _interruption = Interruption()
     _is_in_step = False
+    """Whether the last that was done is a step, and not an epoch's end."""
+    _is_followed = False
+    """Whether an epoch's end follows what is done now."""
     _is_saving = False
     _owes_save = False
     _saved_step: int | None = None
@@ -76,15 +87,16 @@ class ResumableTrainer(SFTTrainer):
             super().save_state()
 
     def get_train_dataloader(self) -> Any:
-        """Return the parent's loader, whose processes leave to the main one the signals that it waits for."""
-        loader = super().get_train_dataloader()
-        outlast(loader, self._interruption.watched)
-        return loader
+        """Return the parent's loader; its processes leave signals to the main one, and no trace in dropout."""
+        return self._for_a_run(super().get_train_dataloader())
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
         """Return the parent's loader, likewise."""
-        loader = super().get_eval_dataloader(eval_dataset)
+        return self._for_a_run(super().get_eval_dataloader(eval_dataset))
+
+    def _for_a_run(self, loader: Any) -> Any:
         outlast(loader, self._interruption.watched)
+        draw_apart(loader, self.args.seed)
         return loader
 
     @property
@@ -97,6 +109,7 @@ class ResumableTrainer(SFTTrainer):
         if self.accelerator.is_main_process:
             try:
                 answer = [choose_checkpoint(wanted, Path(self.args.output_dir))]
+                warn_of_lacks(answer[0])
             except ConfigError as error:
                 answer = [error]
         broadcast_object_list(answer)
@@ -136,9 +149,14 @@ class ResumableTrainer(SFTTrainer):
         epochs, batches = super()._init_training_state(
             max_steps, num_update_steps_per_epoch, num_train_epochs, checkpoint, trial
         )
-        if checkpoint is None or has_length(self.train_dataset) or self.args.ignore_data_skip:
+        if checkpoint is None:
+            return epochs, batches
+        self.state.best_model_checkpoint = find_best(self.state, Path(checkpoint))
+        if has_length(self.train_dataset) or self.args.ignore_data_skip:
             return epochs, batches
         epochs, share = divmod(self.state.epoch, 1)
+        if is_behind_epoch(self, Path(checkpoint)):
+            return int(epochs) + 1, 0
         return int(epochs), round(share * num_update_steps_per_epoch * self.args.gradient_accumulation_steps)
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
@@ -160,12 +178,16 @@ class ResumableTrainer(SFTTrainer):
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
         """Do as the parent does after a step or an epoch; end here if a signal asks for it."""
         # What is done at an epoch's end belongs into the checkpoint of its last step: nobody does it after a resume.
-        is_followed = self._is_in_step and (self.control.should_training_stop or float(self.state.epoch).is_integer())
+        is_at_end = self.control.should_training_stop or float(self.state.epoch).is_integer()
+        self._is_followed = self._is_in_step and is_at_end
         self.control.should_save |= self._owes_save
-        self._owes_save = is_followed and self.control.should_save
-        self.control.should_save &= not is_followed
+        if self._is_followed:
+            self._owes_save, self.control.should_save = self.control.should_save, False
         super()._maybe_log_save_evaluate(*args, **kwargs)
-        if not self._saves or is_followed:
+        if self._is_followed:
+            return
+        self._owes_save = False
+        if not self._saves:
             return
         number = self._interruption.agreed(self.accelerator)
         if number is None:
@@ -178,6 +200,14 @@ class ResumableTrainer(SFTTrainer):
             self.control.should_save = True
             super()._maybe_log_save_evaluate(*args, **kwargs)
         self._interruption.end(f"{message}; checkpoint-{step} is saved; {advice[0].lower()}{advice[1:-1]}")
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """Compare as the parent does, whose `save_strategy="best"` saves by the answer: at an epoch's end."""
+        is_best: bool = super()._determine_best_metric(metrics, trial)
+        if self.args.save_strategy != SaveStrategy.BEST:
+            return is_best
+        self._owes_save |= is_best
+        return self._owes_save and not self._is_followed
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Save as the parent does, mark what is whole, and delete older ones only then.

@@ -163,6 +163,26 @@ def test_the_metrics_of_the_end(make: Make) -> None:
     assert output._replace(training_loss=7.0).training_loss == 7
 
 
+@Seam(
+    "transformers",
+    "Trainer._determine_best_metric, by whose answer save_strategy='best' saves, and best_global_step",
+    RESUMABLE,
+    "deepfabric_trainer/checkpoints.py",
+    private=("_determine_best_metric",),
+)
+def test_the_best_checkpoint(make: Make, tmp_path: Path) -> None:
+    class Unsaved(Trainer):  # type: ignore[misc]
+        def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+            return not super()._determine_best_metric(metrics, trial)
+
+    options = {"save_strategy": "best", "metric_for_best_model": "loss", "eval_strategy": "steps", "eval_steps": 1}
+    for kind, folders in ((Unsaved, []), (Trainer, ["checkpoint-1"])):
+        trainer = make(kind, **options, max_steps=1)
+        trainer.train()
+        assert trainer.state.best_global_step == 1
+        assert [path.name for path in tmp_path.glob("checkpoint-*")] == folders
+
+
 @Seam("transformers", "save_total_limit, read after the model is saved, and rotate_checkpoints", RESUMABLE)
 def test_older_checkpoints(make: Make, tmp_path: Path) -> None:
     class Keeping(Trainer):  # type: ignore[misc]
