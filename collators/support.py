@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from deepfabric_trainer.adapters import has_virtual_tokens
 from deepfabric_trainer.collators.masks import LAYER_TYPES, MASKED, MaskForm
 from deepfabric_trainer.collators.shared_prefix import SharedPrefixCollator
 from deepfabric_trainer.collators.tool_call import ToolCallCollator
@@ -72,7 +73,7 @@ def _why_not(model: Any, config: Any) -> str | None:
     others = set(getattr(config, "layer_types", None) or []) - set(LAYER_TYPES)
     if others:
         return f"it has layers of type {', '.join(sorted(others))}"
-    if any(adapter.is_prompt_learning for adapter in (getattr(model, "peft_config", None) or {}).values()):
+    if has_virtual_tokens(model):
         return "its adapter puts virtual tokens before each row"
     return None
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from deepfabric_trainer.adapters import has_virtual_tokens
 from deepfabric_trainer.label_scores import FUSED_HEAD
 
 _DEVICES = ("cpu", "mps") if FUSED_HEAD else ("cpu", "mps", "cuda", "xpu", "npu")
@@ -33,7 +34,7 @@ def trained_positions_only(model: Any, inputs: dict[str, Any]) -> Iterator[dict[
         positions, or the batch itself where nothing is gained.
     """
     labels = inputs.get("labels")
-    if labels is None or labels.device.type not in _DEVICES or _has_virtual_tokens(model):
+    if labels is None or labels.device.type not in _DEVICES or has_virtual_tokens(model):
         yield inputs
         return
     trained = labels[:, 1:] != -100
@@ -59,9 +60,3 @@ def trained_positions_only(model: Any, inputs: dict[str, Any]) -> Iterator[dict[
         yield {**inputs, **taken_out}
     finally:
         hook.remove()
-
-
-def _has_virtual_tokens(model: Any) -> bool:
-    """Tell whether an adapter puts tokens of its own before each row, for which it makes labels itself."""
-    adapters = getattr(model, "peft_config", None) or {}
-    return any(adapter.is_prompt_learning for adapter in adapters.values())

@@ -1,12 +1,14 @@
 """Generation in plain batches, for models whose past cannot be shared; and which models these are."""
 
 import inspect
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from transformers import DynamicCache, GenerationConfig, StoppingCriteria, StoppingCriteriaList
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+from deepfabric_trainer.adapters import adapters_of, has_virtual_tokens
 
 _SHARED_LAYERS = frozenset({DynamicLayer, DynamicSlidingWindowLayer})
 _LENGTH_DEPENDENT = frozenset({"dynamic", "longrope"})
@@ -21,9 +23,9 @@ def why_not_shared(model: Any) -> str | None:
     Args:
         model (`PreTrainedModel` or `PeftModel`): Without distributed wrappers.
     """
-    if _has_virtual_tokens(model):
+    if has_virtual_tokens(model):
         return "has a prompt-learning adapter, whose virtual tokens stand before every prompt"
-    if any(getattr(adapter, "alora_invocation_tokens", None) for adapter in _adapters_of(model)):
+    if any(getattr(adapter, "alora_invocation_tokens", None) for adapter in adapters_of(model)):
         return "has an adapter that is switched on by tokens of the prompt"
     base = base_of(model)
     config = base.config
@@ -76,7 +78,7 @@ def generate_plain(
         pad_token_id=pad_token_id,
     )
     continuations: dict[int, list[int]] = {}
-    for batch in _of_one_length(prompts) if _has_virtual_tokens(model) else [range(len(prompts))]:
+    for batch in _of_one_length(prompts) if has_virtual_tokens(model) else [range(len(prompts))]:
         inputs = _left_padded([prompts[index] for index in batch], pad_token_id, model.device)
         begin = inputs["input_ids"].shape[1]
         criteria = StoppingCriteriaList([] if has_ended is None else [_Ends(has_ended, begin)])
@@ -94,14 +96,6 @@ def base_of(model: Any) -> Any:
 def forward_parameters(base: Any) -> Iterable[str]:
     """Return the argument names of the class's own forward; trainers patch that of the instance."""
     return inspect.signature(type(base).forward).parameters
-
-
-def _adapters_of(model: Any) -> Collection[Any]:
-    return (getattr(model, "peft_config", None) or {}).values()
-
-
-def _has_virtual_tokens(model: Any) -> bool:
-    return any(adapter.is_prompt_learning for adapter in _adapters_of(model))
 
 
 def _is_chunked(config: Any) -> bool:
