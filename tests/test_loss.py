@@ -391,18 +391,15 @@ def test_messages_of_weight_0_and_1_go_anywhere(make_trainer: Run) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("average", [True, False])
-def test_two_processes_give_the_step_of_one(tmp_path: Path, average: bool) -> None:
+def test_two_processes_give_the_step_of_one(tmp_path: Path) -> None:
     """Only the second process has weights; on average each goes by the weights of both, otherwise by its own."""
     (tmp_path / "rows.json").write_text(json.dumps(rows_with_weights()))
-    run_processes("tests.fixtures.weighted_run", str(tmp_path), str(average))
-    after = torch.load(tmp_path / "parameters.pt")
-    before = tiny_model(tiny_tokenizer())
-    found = {name: parameter.detach() - after[name] for name, parameter in before.named_parameters()}
+    settings = [json.dumps({"average_tokens_across_devices": average}) for average in (True, False)]
+    run_processes("tests.fixtures.weighted_run", str(tmp_path), *settings)
     examples = encoded_with_weights()
-    if average:
-        _, expected = reference(examples, {})
-    else:
-        halves = [reference(half, {})[1] for half in (examples[:4], examples[4:])]
-        expected = {name: (halves[0][name] + halves[1][name]) / 2 for name in halves[0]}
-    assert_same(found, expected)
+    halves = [reference(half, {})[1] for half in (examples[:4], examples[4:])]
+    of_halves = {name: (halves[0][name] + halves[1][name]) / 2 for name in halves[0]}
+    for number, expected in enumerate((reference(examples, {})[1], of_halves)):
+        after = torch.load(tmp_path / f"parameters_{number}.pt")
+        before = tiny_model(tiny_tokenizer())
+        assert_same({name: value.detach() - after[name] for name, value in before.named_parameters()}, expected)

@@ -239,18 +239,18 @@ class TestTraining:
         assert names[-1] > names[0] + 0.3
 
     @pytest.mark.slow
-    @pytest.mark.parametrize("batching", ["padded", "shared_prefix"])
-    def test_two_processes_give_the_metrics_of_one(self, tmp_path: Path, batching: str) -> None:
+    def test_two_processes_give_the_metrics_of_one(self, tmp_path: Path) -> None:
         """Of 5 rows in batches of 2 the second process evaluates one anew; of 1 row, one and nothing of its own."""
-        run_processes("tests.fixtures.region_run", str(tmp_path), batching)
-        history = json.loads((tmp_path / "logged.json").read_text())
+        run_processes("tests.fixtures.region_run", str(tmp_path), "padded", "shared_prefix")
         model = tiny_model(tiny_tokenizer())
-        (trained,) = [entry for entry in history if "loss" in entry]
-        assert region_metrics(trained) == pytest.approx(reference(tool_rows(), model), rel=1e-4)
-        for rows in (1, 5):
-            (evaluated,) = [entry for entry in history if f"eval_{rows}_loss" in entry]
-            expected = reference(tool_rows()[-rows:], model, f"eval_{rows}_")
-            assert region_metrics(evaluated, f"eval_{rows}_") == pytest.approx(expected, rel=1e-4)
+        for batching in ("padded", "shared_prefix"):
+            history = json.loads((tmp_path / f"{batching}.json").read_text())
+            (trained,) = [entry for entry in history if "loss" in entry]
+            assert region_metrics(trained) == pytest.approx(reference(tool_rows(), model), rel=1e-4)
+            for rows in (1, 5):
+                (evaluated,) = [entry for entry in history if f"eval_{rows}_loss" in entry]
+                expected = reference(tool_rows()[-rows:], model, f"eval_{rows}_")
+                assert region_metrics(evaluated, f"eval_{rows}_") == pytest.approx(expected, rel=1e-4)
 
 
 class TestWhereThereAreNone:

@@ -225,15 +225,11 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(make_trainer: Run) -> N
 def test_processes_with_different_numbers_of_passes_make_the_step_of_whole_batches(tmp_path: Path) -> None:
     rows = tool_rows()
     short, long = rows[4:6], [rows[6], rows[6]]
-    parameters = []
-    for number, budget in enumerate(([], ["600"])):
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        (folder / "rows.json").write_text(json.dumps(short + long))
-        run_processes("tests.fixtures.weighted_run", str(folder), "True", *budget)
-        parameters.append(torch.load(folder / "parameters.pt"))
-    for name, expected in parameters[0].items():
-        torch.testing.assert_close(parameters[1][name], expected, rtol=1e-4, atol=1e-6, msg=name)
+    (tmp_path / "rows.json").write_text(json.dumps(short + long))
+    run_processes("tests.fixtures.weighted_run", str(tmp_path), "{}", '{"max_tokens_per_batch": 600}')
+    whole, found = (torch.load(tmp_path / f"parameters_{number}.pt") for number in range(2))
+    for name, expected in whole.items():
+        torch.testing.assert_close(found[name], expected, rtol=1e-4, atol=1e-6, msg=name)
 
 
 @pytest.mark.parametrize("attention", ["prefix_tree", "sdpa"])
