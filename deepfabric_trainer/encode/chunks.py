@@ -14,7 +14,7 @@ from deepfabric_trainer.encode.cuts import find_cut
 
 logger = logging.getLogger(__name__)
 
-_FIRST, _EVERY = 4, 1024
+_FIRST, _EVERY = 4, 256
 """Texts that are compared with the tokens of the whole: so many at first, then each of so many."""
 _SHORTEST_TEXT = 256
 _SHORTEST, _SHORT = 48, 96
